@@ -1,0 +1,72 @@
+.DEFAULT_GOAL := help
+.PHONY: help up engine build test race lint fmt e2e soak bench-sweep bench-loop clean
+
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## Check the machine, fetch the engine, build, and run everything here (Ctrl-C stops it)
+	@sh scripts/preflight.sh
+	@$(MAKE) --no-print-directory engine build
+	@exec bin/flyball up
+
+# npm writes this file last; the library is an optional dependency, so npm succeeds without it too.
+engine_installed := cmd/chserve/engine/node_modules/.package-lock.json
+
+engine: $(engine_installed) ## Fetch the ClickHouse engine library
+
+$(engine_installed): cmd/chserve/engine/package-lock.json
+	npm --prefix cmd/chserve/engine ci --ignore-scripts --no-audit --no-fund
+	@ls cmd/chserve/engine/node_modules/@chdb/*/libchdb.* >/dev/null || \
+		{ rm -f $@; echo 'npm found no engine library for this platform (glibc Linux or macOS is needed)' >&2; exit 1; }
+	@touch $@
+
+build: ## Build bin/flyball and bin/chserve
+	go build -o bin/ ./cmd/flyball ./cmd/chserve
+
+# Without npm the tests that need the engine are skipped, and counted.
+test: bin/gotestsum ## Run everything quick that proves it works; count what was skipped
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory engine; fi
+	@mkdir -p bin/results
+	@bin/gotestsum --format pkgname --hide-summary skipped --jsonfile bin/results/test.json -- -timeout 14m ./...; \
+		status=$$?; go run ./tests/tally bin/results/test.json; exit $$status
+
+# What runs goroutines without an engine, and the pure packages that they share.
+racy := ./internal/alert ./internal/config ./internal/console ./internal/detect ./internal/devstack ./internal/gateway \
+	./internal/inbox ./internal/ingest ./internal/policy ./internal/redis ./internal/replay ./internal/routing \
+	./internal/simulate ./workflows
+
+race: bin/gotestsum ## Run the tests of the concurrent packages under the race detector (needs a C compiler)
+	@mkdir -p bin/results
+	CGO_ENABLED=1 bin/gotestsum --format pkgname --jsonfile bin/results/race.json -- -race -short -timeout 14m $(racy)
+
+lint: bin/golangci-lint bin/workflowcheck ## Check style, import rules and the determinism of workflows
+	bin/golangci-lint run ./...
+	bin/workflowcheck ./workflows/...
+	@bin/golangci-lint run ./tests/repo/testdata/internal/kpi 2>&1 | grep -q 'is not allowed from list .pure.' || \
+		{ echo 'depguard does not find the imports that are planted in tests/repo/testdata' >&2; exit 1; }
+	@bin/workflowcheck ./tests/repo/testdata/workflows 2>&1 | grep -q 'Late is non-deterministic' || \
+		{ echo 'workflowcheck does not find the clock that is planted in tests/repo/testdata' >&2; exit 1; }
+
+fmt: bin/golangci-lint ## Format the code
+	bin/golangci-lint fmt ./...
+
+e2e: bin/gotestsum engine ## Run the whole loop on real servers, kills included (builds the Temporal server once)
+	@mkdir -p bin/results
+	bin/gotestsum --format standard-verbose --jsonfile bin/results/e2e.json -- -tags e2e -count 1 -timeout 60m ./tests/e2e/...
+
+soak: engine ## Run the long versions of the tests
+	FLYBALL_SOAK=1 go test -tags e2e -count 1 -timeout 4h -v ./tests/...
+
+bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
+	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Sweep -benchtime 20x
+
+bench-loop: engine ## Measure the whole loop, from span to incident, and what an idle Flyball takes
+	FLYBALL_BENCH=loop go test -tags e2e -count 1 -timeout 60m -v -run Bench ./tests/e2e/...
+
+clean: ## Remove what was built and fetched; the state in .flyball stays
+	rm -rf bin cmd/chserve/engine/node_modules
+
+# Developer tools, each pinned by a module of its own and built once.
+bin/%: tools/%/go.mod tools/%/go.sum
+	GOBIN="$(CURDIR)/bin" nice go install -C tools/$* tool
+	@touch $@

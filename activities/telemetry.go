@@ -1,0 +1,307 @@
+package activities
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/kpi"
+	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/runbook"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// EvidenceStore answers an incident's questions: package clickhouse.
+type EvidenceStore interface {
+	Deployments(ctx context.Context, key usage.Key, from, to time.Time) ([]usage.Deployment, error)
+	FirstSeen(ctx context.Context, key usage.Key, from, to time.Time, lookback time.Duration) ([]clickhouse.Sighting, error)
+	Completion(ctx context.Context, key usage.Key, from, to time.Time) ([]clickhouse.CompletionChange, error)
+	WorstTraces(ctx context.Context, key usage.Key, from, to time.Time, n int) ([]clickhouse.Trace, error)
+}
+
+// RolloutStore is what a rollout is sized and watched by: package clickhouse.
+type RolloutStore interface {
+	Minutes(ctx context.Context, key usage.Key, from, to time.Time) ([]kpi.Minute, error)
+	Baselines(ctx context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error)
+}
+
+// AuditStore keeps what was decided: package clickhouse.
+type AuditStore interface {
+	RecordIncident(ctx context.Context, r contract.IncidentRecord) error
+	RecordDecision(ctx context.Context, r contract.DecisionRecord) error
+	LastActEnded(ctx context.Context, key usage.Key) (time.Time, error)
+}
+
+// Telemetry reads what is stored, and stores what was decided.
+type Telemetry struct {
+	Evidence EvidenceStore
+	Rollouts RolloutStore
+	Audit    AuditStore
+	Log      *slog.Logger
+	Poll     time.Duration // between two looks at a rollout; zero is five seconds
+}
+
+// What evidence looks at: changes up to an hour before the incident, new against the week before, and
+// so many traces.
+const (
+	changesBefore = time.Hour
+	newAgainst    = 7 * 24 * time.Hour
+	worstTraces   = 5
+)
+
+// FindChanges lists what was shipped, or first seen, shortly before an incident.
+func (t *Telemetry) FindChanges(ctx context.Context, r contract.EvidenceRequest) (contract.Changes, error) {
+	from, now := r.Opened.Add(-changesBefore), time.Now()
+	deployments, err := t.Evidence.Deployments(ctx, r.Key, from, now)
+	if err != nil {
+		return contract.Changes{}, err
+	}
+	sightings, err := t.Evidence.FirstSeen(ctx, r.Key, from, now, newAgainst)
+	if err != nil {
+		return contract.Changes{}, err
+	}
+	changes := contract.Changes{Deployments: deployments}
+	if len(sightings) == 0 {
+		return changes, nil
+	}
+	minutes, err := t.Rollouts.Minutes(ctx, r.Key, from, now)
+	if err != nil {
+		return contract.Changes{}, err
+	}
+	for _, s := range sightings {
+		changes.FirstSeen = append(changes.FirstSeen, runbook.FirstSeen{
+			Kind: s.Kind, Value: s.Value, At: s.FirstAt, Share: share(s.Requests, minutes, s.FirstAt),
+		})
+	}
+	return changes, nil
+}
+
+// share is the part that n calls are of the key's untreated calls since the given minute.
+func share(n int64, minutes []kpi.Minute, since time.Time) float64 {
+	var all int64
+	for _, m := range minutes {
+		if m.Arm != usage.Treated && !m.Start.Before(since) {
+			all += m.Requests
+		}
+	}
+	if all == 0 {
+		return 0
+	}
+	return min(float64(n)/float64(all), 1)
+}
+
+// templateShare is the least part of a key's calls for which a template can explain an incident.
+const templateShare = 0.10
+
+// CompareCompletion compares the completion ratio of the incident with the time before it, for the
+// template, among those that carry a good part of the calls, whose ratio changed most.
+func (t *Telemetry) CompareCompletion(ctx context.Context, r contract.EvidenceRequest) (runbook.Completion, error) {
+	now := time.Now()
+	changes, err := t.Evidence.Completion(ctx, r.Key, r.Opened, now)
+	if err != nil {
+		return runbook.Completion{}, err
+	}
+	traces, err := t.Evidence.WorstTraces(ctx, r.Key, r.Opened, now, worstTraces)
+	if err != nil {
+		return runbook.Completion{}, err
+	}
+	c := mostChanged(changes)
+	for _, trace := range traces {
+		c.Worst = append(c.Worst, trace.TraceID)
+	}
+	return c, nil
+}
+
+func mostChanged(changes []clickhouse.CompletionChange) runbook.Completion {
+	var all int64
+	for _, c := range changes {
+		all += c.Requests
+	}
+	var most runbook.Completion
+	far := -1.0
+	for _, c := range changes {
+		if float64(c.Requests) < templateShare*float64(all) || c.Change <= 0 {
+			continue
+		}
+		if d := math.Abs(math.Log(c.Change)); d > far {
+			far = d
+			most = runbook.Completion{Now: c.Ratio, Before: c.RatioBefore, Calls: c.Requests}
+		}
+	}
+	return most
+}
+
+// rateOver is the time over which a key's traffic is measured to size a rollout.
+const rateOver = 15 * time.Minute
+
+// PlanRollout sizes a rollout by the key's traffic: that of the last quarter of an hour, or its usual
+// one if that is less, since a surge may end.
+func (t *Telemetry) PlanRollout(ctx context.Context, r contract.PlanRolloutRequest) (contract.RolloutPlan, error) {
+	now := time.Now().UTC()
+	current := now.Truncate(time.Minute)
+	minutes, err := t.Rollouts.Minutes(ctx, r.Key, current.Add(-rateOver), current)
+	if err != nil {
+		return contract.RolloutPlan{}, err
+	}
+	baselines, err := t.Rollouts.Baselines(ctx, now)
+	if err != nil {
+		return contract.RolloutPlan{}, err
+	}
+	plan := contract.RolloutPlan{Baseline: baselines[r.Key]}
+	var calls int64
+	for _, m := range minutes {
+		calls += m.Requests
+	}
+	plan.PerSecond = float64(calls) / rateOver.Seconds()
+	if usual := plan.Baseline.RequestsPerMin / 60; usual > 0 {
+		plan.PerSecond = min(plan.PerSecond, usual)
+	}
+	plan.Plan = planFor(r, plan.PerSecond)
+	return plan, nil
+}
+
+// planFor is the plan for a kind of flag. Calls that are stopped leave nothing to compare with the
+// holdback, so a stop is never provable; its holdback is what shows when the fault is over.
+func planFor(r contract.PlanRolloutRequest, perSecond float64) routing.Plan {
+	if r.Kind != routing.Stop {
+		return routing.PlanRollout(perSecond, r.Limits)
+	}
+	return routing.Plan{
+		Steps: []float64{1 - r.Limits.MinHoldback}, Holdback: r.Limits.MinHoldback,
+		Reason: "stopped calls leave nothing to compare with the holdback",
+	}
+}
+
+// The least and the longest that a look at a rollout reaches back: what untreated traffic is judged
+// by, and what a comparison needs at most.
+const (
+	lookBack    = 16 * time.Minute
+	lookBackMax = time.Hour
+)
+
+// AwaitRollout watches a rollout until it wants a change, for WatchFor at most. Telemetry that cannot
+// be read is telemetry without samples: the rollout then waits, and runs out of time as it would
+// without traffic. Called off, it hands back what it has seen so far.
+func (t *Telemetry) AwaitRollout(ctx context.Context, r contract.AwaitRolloutRequest) (contract.AwaitRolloutResult, error) {
+	rollout := r.Rollout
+	if activity.HasHeartbeatDetails(ctx) {
+		var beaten routing.Rollout
+		if err := activity.GetHeartbeatDetails(ctx, &beaten); err != nil {
+			return contract.AwaitRolloutResult{}, badInput("the heartbeat of an earlier attempt cannot be read", err)
+		}
+		rollout = beaten
+	}
+	every := t.Poll
+	if every == 0 {
+		every = heartbeatEvery
+	}
+	ticks := time.NewTicker(every)
+	defer ticks.Stop()
+	deadline := time.Now().Add(WatchFor)
+	for {
+		now := time.Now().UTC()
+		next, act := rollout.Step(t.observe(ctx, r, rollout, now), now)
+		if act.Change {
+			return contract.AwaitRolloutResult{Rollout: next, Act: act}, nil
+		}
+		settled := next.Phase != rollout.Phase // to be shown, though nothing is to be done
+		rollout = next
+		activity.RecordHeartbeat(ctx, rollout)
+		if settled || now.After(deadline) {
+			return contract.AwaitRolloutResult{Rollout: rollout}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return contract.AwaitRolloutResult{Rollout: rollout}, nil
+		case <-stopping(ctx):
+			return contract.AwaitRolloutResult{}, errStopping()
+		case <-ticks.C:
+		}
+	}
+}
+
+// observe reads what a step of the rollout looks at.
+func (t *Telemetry) observe(ctx context.Context, r contract.AwaitRolloutRequest, rollout routing.Rollout, now time.Time) routing.Observation {
+	o := routing.Observation{Baseline: r.Baseline}
+	from := now.Add(-lookBack)
+	if rollout.Since.Before(from) {
+		from = rollout.Since
+	}
+	if oldest := now.Add(-lookBackMax); from.Before(oldest) {
+		from = oldest
+	}
+	within, cancel := context.WithTimeout(ctx, heartbeatEvery)
+	defer cancel()
+	minutes, err := t.Rollouts.Minutes(within, r.Key, from, now)
+	if err != nil {
+		if ctx.Err() == nil {
+			t.Log.WarnContext(ctx, "a rollout cannot see its telemetry", "decision", r.Decision, "error", err)
+		}
+		return o
+	}
+	o.Minutes = minutes
+	return o
+}
+
+// WriteReport writes an incident's report. It is an activity so that its words are on record: a later
+// release may find better ones.
+func (t *Telemetry) WriteReport(_ context.Context, r runbook.Report) (contract.WrittenReport, error) {
+	return contract.WrittenReport{Markdown: r.Markdown()}, nil
+}
+
+// RecordIncident stores an incident's state.
+func (t *Telemetry) RecordIncident(ctx context.Context, s contract.IncidentState) error {
+	detail, err := json.Marshal(s)
+	if err != nil {
+		return badInput("the incident's state cannot be written as JSON", err)
+	}
+	err = t.Audit.RecordIncident(ctx, contract.IncidentRecord{
+		ID: s.ID, Key: s.Input.Key, OpenedAt: s.Input.Opened, EndedAt: s.ClosedAt, Level: s.Level, State: string(s.Phase),
+		Step: s.Step, Rule: s.Input.Finding.Verdict.Rule, Reason: s.Reason, Report: s.Report, Detail: detail, UpdatedAt: s.UpdatedAt,
+	})
+	if err != nil {
+		return fmt.Errorf("storing the incident: %w", err)
+	}
+	return nil
+}
+
+// RecordDecision stores a decision's state.
+func (t *Telemetry) RecordDecision(ctx context.Context, s contract.DecisionState) error {
+	detail, err := json.Marshal(s)
+	if err != nil {
+		return badInput("the decision's state cannot be written as JSON", err)
+	}
+	p := s.Input.Proposal
+	r := contract.DecisionRecord{
+		ID: s.ID, Incident: s.Input.Incident, Key: s.Input.Key, OpenedAt: s.Opened, Action: p.Action, Mode: p.Mode, Value: p.Value,
+		Share: s.Share, Status: s.Status, Effect: s.Effect, Reason: s.Reason, Rule: p.Rule, Revision: p.Revision,
+		Detail: detail, UpdatedAt: s.ChangedAt,
+	}
+	if s.Status.Final() {
+		r.EndedAt = s.ChangedAt
+	}
+	if s.Verdict != nil {
+		r.By = s.Verdict.Who
+	}
+	if err := t.Audit.RecordDecision(ctx, r); err != nil {
+		return fmt.Errorf("storing the decision: %w", err)
+	}
+	return nil
+}
+
+// LastAct is when an act on the key ended last, of whatever incident; zero when there was none.
+func (t *Telemetry) LastAct(ctx context.Context, key usage.Key) (time.Time, error) {
+	at, err := t.Audit.LastActEnded(ctx, key)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("looking for the key's last act: %w", err)
+	}
+	return at, nil
+}

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"go.temporal.io/sdk/client"
+
+	"github.com/flyball-dev/flyball/activities"
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/config"
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/devstack"
+	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/usage"
+	"github.com/flyball-dev/flyball/workers"
+)
+
+// doctorOptions are the flags of `flyball doctor`.
+type doctorOptions struct {
+	state  string
+	config string
+	ingest string
+	within time.Duration
+	json   bool
+}
+
+// doctorCommand pushes a canary through the loop.
+func doctorCommand() *cobra.Command {
+	var o doctorOptions
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check every connection and push a canary through the whole loop",
+		Long: "Check every connection, then send a canary call of the tenant " + canaryTenant + " through the loop: ingest,\n" +
+			"storage, rollups, the sweep, a durable loop, a flag in Redis, the gateway's decision, and the release.\n" +
+			"Each hop is one line; the first that fails is named with its mend. The canary leaves no flag behind.\n" +
+			"Where ingest and gateway want a token, it is taken from the environment variable " + ingestToken + ": one\n" +
+			"that is trusted for all tenants.\n" +
+			"Exit 0 when all hops work, 3 when one does not.",
+		Example: "  flyball doctor\n  flyball doctor --config deploy/flyball.yaml --ingest http://gateway:8080",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return doctor(cmd.Context(), o, cmd.OutOrStdout()) },
+	}
+	cmd.Flags().StringVar(&o.state, "state", ".flyball", "state folder of the running flyball up")
+	cmd.Flags().StringVar(&o.config, "config", "", "configuration of a real deployment, in place of --state")
+	cmd.Flags().StringVar(&o.ingest, "ingest", "", "address of ingest and gateway (with --config; default http:// and its ingest.listen)")
+	cmd.Flags().DurationVar(&o.within, "within", 30*time.Second, "how long each hop may take")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print one JSON object per hop")
+	return cmd
+}
+
+const (
+	canaryTenant = "flyball-canary"
+	canaryModel  = "canary"
+	canaryRoute  = "canary-rerouted"
+)
+
+// hop is one thing that must work.
+type hop struct {
+	name string
+	mend string
+	run  func(context.Context) error
+}
+
+// hopResult is one line of the doctor's answer.
+type hopResult struct {
+	Hop   string `json:"hop"`
+	OK    bool   `json:"ok"`
+	MS    int64  `json:"ms"`
+	Error string `json:"error,omitempty"`
+	Mend  string `json:"mend,omitempty"`
+}
+
+// examination is one run of the doctor.
+type examination struct {
+	config   config.Config
+	ingest   string
+	id       string // of this canary
+	store    *clickhouse.Store
+	temporal client.Client
+	loop     *activities.Loop
+}
+
+// doctor runs the hops in order and stops at the first that fails, since later ones stand on it.
+func doctor(ctx context.Context, o doctorOptions, out io.Writer) error {
+	e := &examination{id: uuid.NewString()}
+	if err := e.configure(o); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	defer e.close()
+	for _, h := range e.hops() {
+		began := time.Now()
+		err := within(ctx, o.within, h.run)
+		r := hopResult{Hop: h.name, OK: err == nil, MS: time.Since(began).Milliseconds()}
+		if err != nil {
+			r.Error, r.Mend = err.Error(), h.mend
+		}
+		r.print(out, o.json)
+		if err != nil {
+			e.abandon(ctx)
+			return &exitError{exitAway, fmt.Errorf("%s does not work", h.name)}
+		}
+	}
+	return nil
+}
+
+func (r hopResult) print(out io.Writer, asJSON bool) {
+	if asJSON {
+		_ = json.NewEncoder(out).Encode(r)
+		return
+	}
+	if r.OK {
+		fmt.Fprintf(out, "ok    %-38s %6d ms\n", r.Hop, r.MS)
+		return
+	}
+	fmt.Fprintf(out, "FAIL  %-38s %s\n      mend: %s\n", r.Hop, r.Error, r.Mend)
+}
+
+// within runs one hop until it works or its time is up.
+func within(ctx context.Context, limit time.Duration, run func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var last error // that was not merely time running out
+	for {
+		err := run(ctx)
+		if err == nil {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not within %s: %w", limit, last)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// configure takes the addresses from a running stack or a configuration file.
+func (e *examination) configure(o doctorOptions) error {
+	if o.config != "" {
+		c, err := loadConfig(o.config)
+		if err != nil {
+			return err
+		}
+		e.config, e.ingest = c, o.ingest
+		if e.ingest == "" {
+			e.ingest = "http://" + c.Ingest.Listen
+		}
+		return nil
+	}
+	a, err := devstack.ReadAddresses(o.state)
+	if err != nil {
+		return err
+	}
+	e.config = config.Default()
+	e.config.ClickHouse = config.ClickHouse(a.ClickHouse)
+	e.config.Temporal.Address = strings.TrimPrefix(a.Temporal, "http://")
+	e.ingest = a.Ingest
+	return nil
+}
+
+func (e *examination) close() {
+	if e.store != nil {
+		_ = e.store.Close()
+	}
+	if e.temporal != nil {
+		e.temporal.Close()
+	}
+}
+
+var canaryKey = usage.Key{Tenant: canaryTenant, Model: canaryModel}
+
+func (e *examination) hops() []hop {
+	quiet := slog.New(slog.DiscardHandler)
+	return []hop{
+		{"ingest answers", "start it: flyball up, or flyball serve --role ingest,gateway", func(ctx context.Context) error {
+			return e.call(ctx, http.MethodGet, "/healthz", nil, nil)
+		}},
+		{"ClickHouse answers", "check clickhouse.url, user and password", func(ctx context.Context) (err error) {
+			if e.store == nil {
+				c := e.config.ClickHouse
+				e.store, err = clickhouse.Open(ctx, clickhouse.Options{URL: c.URL, User: c.User, Password: c.Password, Database: c.Database, Logger: quiet})
+			}
+			return err
+		}},
+		{"Temporal answers", "check temporal.address; the first flyball up builds the server for some minutes", func(ctx context.Context) (err error) {
+			if e.temporal == nil {
+				e.temporal, err = workers.Dial(ctx, e.config.Temporal.Address, e.config.Temporal.Namespace, quiet)
+				e.loop = &activities.Loop{Client: e.temporal, Log: quiet}
+			}
+			return err
+		}},
+		{"a call is acknowledged", "read the ingest's log: is its disk full? Does it want a token (environment variable " + ingestToken + ")?", e.sendSpan},
+		{"it is stored", "read the ingest's log: its spool cannot reach ClickHouse", func(ctx context.Context) error { return e.stored(ctx) }},
+		{"it is rolled up into kpi_1m", "apply the schema: flyball migrate", func(ctx context.Context) error { return e.rolledUp(ctx) }},
+		{"the sweep is ticking", "start a worker: flyball serve --role worker", e.sweeping},
+		{"a durable loop puts a flag on", "start a worker; look for the workflow alert/" + canaryTenant + "/" + canaryModel, func(ctx context.Context) error {
+			return e.setFlag(ctx, 1)
+		}},
+		{"the gateway obeys it", "check redis.addr of worker and gateway: they must share one Redis. Does it want a token for all tenants (environment variable " + ingestToken + ")?", func(ctx context.Context) error {
+			return e.decided(ctx, canaryRoute)
+		}},
+		{"the flag comes off", "look for the workflow alert/" + canaryTenant + "/" + canaryModel, func(ctx context.Context) error {
+			if err := e.setFlag(ctx, 0); err != nil {
+				return err
+			}
+			return e.decided(ctx, canaryModel)
+		}},
+	}
+}
+
+// call speaks to ingest and gateway.
+func (e *examination) call(ctx context.Context, method, path string, body, into any) error {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, e.ingest+path, bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	if token := os.Getenv(ingestToken); token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s: %s", path, response.Status, bytes.TrimSpace(answer))
+	}
+	if into == nil {
+		return nil
+	}
+	return json.Unmarshal(answer, into)
+}
+
+func (e *examination) sendSpan(ctx context.Context) error {
+	return e.call(ctx, http.MethodPost, "/v1/spans", map[string]any{
+		"trace_id": e.id, "span_id": "canary", "timestamp": time.Now().UTC(), "provider": "flyball", "model": canaryModel,
+		"tenant_id": canaryTenant, "tokens": map[string]int{"prompt": 1, "completion": 1}, "cost_usd": "0.000001",
+	}, nil)
+}
+
+func (e *examination) stored(ctx context.Context) error {
+	found, err := e.store.HasSpan(ctx, canaryTenant, e.id)
+	if err == nil && !found {
+		err = errors.New("the call is not in the table spans yet")
+	}
+	return err
+}
+
+func (e *examination) rolledUp(ctx context.Context) error {
+	now := time.Now().UTC()
+	minutes, err := e.store.Minutes(ctx, canaryKey, now.Add(-2*time.Minute), now.Add(time.Minute))
+	if err == nil && len(minutes) == 0 {
+		err = errors.New("the call is not in the rollups yet")
+	}
+	return err
+}
+
+// sweeping asks the sweep for its last tick.
+func (e *examination) sweeping(ctx context.Context) error {
+	description, err := e.temporal.DescribeWorkflowExecution(ctx, contract.SweepID(0), "")
+	if err != nil {
+		return fmt.Errorf("the workflow %s: %w", contract.SweepID(0), err)
+	}
+	for _, a := range description.GetPendingActivities() {
+		if age := time.Since(a.GetLastHeartbeatTime().AsTime()); age < 20*time.Second {
+			return nil
+		}
+	}
+	return errors.New("its activity has not been heard of for 20 s")
+}
+
+// setFlag orders the canary's route flag through its durable loop, as a decision would. It expires by
+// itself should the doctor die.
+func (e *examination) setFlag(ctx context.Context, share float64) error {
+	_, err := e.loop.SetKeyFlag(ctx, contract.SetKeyFlagRequest{
+		Key: canaryKey, Tuning: config.Standard.Tuning(), Start: true,
+		UpdateID: e.id + "/" + strconv.FormatFloat(share, 'f', -1, 64),
+		Flag: contract.SetFlagRequest{
+			Kind: routing.Route, Value: canaryRoute, Share: share, Reason: "flyball doctor",
+			Decision: "doctor/" + e.id, ExpiresAt: time.Now().UTC().Add(2 * time.Minute),
+		},
+	})
+	return err
+}
+
+func (e *examination) decided(ctx context.Context, want string) error {
+	var answer struct {
+		Model string `json:"model"`
+	}
+	err := e.call(ctx, http.MethodPost, "/v1/decide", map[string]any{
+		"tenant_id": canaryTenant, "trace_id": e.id, "requested_model": canaryModel, "input_tokens": 1,
+	}, &answer)
+	if err == nil && answer.Model != want {
+		err = fmt.Errorf("it decides %q, want %q", answer.Model, want)
+	}
+	return err
+}
+
+// abandon takes the canary's flag off after a failure, as far as that is possible.
+func (e *examination) abandon(ctx context.Context) {
+	if e.loop == nil || e.temporal == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_ = e.setFlag(ctx, 0)
+}

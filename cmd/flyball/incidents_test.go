@@ -1,0 +1,67 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/inbox"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+func TestPrintIncidents(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 15, 9, 30, 0, 0, time.UTC)
+	key := usage.Key{Tenant: "org_42", Model: "claude-3-opus"}
+	open, gone := contract.IncidentID(key, now.Add(-time.Minute)), contract.IncidentID(key, now.Add(-time.Hour))
+
+	incident := inbox.Incident{Handle: "111111"}
+	incident.State.ID, incident.State.Level, incident.State.Phase = open, detect.Page, "open"
+	incident.State.Input = contract.IncidentInput{Key: key, Opened: now.Add(-time.Minute)}
+	incident.State.Finding.Verdict.Reason = "cost is 3 times its baseline"
+
+	decision := func(handle, of string, status contract.Status, share float64) inbox.Decision {
+		d := inbox.Decision{Handle: handle}
+		d.State.ID, d.State.Status, d.State.Share = contract.DecisionID(of, "downgrade", 1), status, share
+		d.State.Input = contract.DecisionInput{Key: key, Incident: of, Proposal: contract.Proposal{Action: "downgrade", Value: "claude-3-haiku"}}
+		return d
+	}
+	asking := decision("222222", open, contract.AwaitingApproval, 0)
+	silent := inbox.Decision{Handle: "333333"} // no worker was there to say whose it is
+	silent.State.ID, silent.State.Status, silent.State.Input.Key = contract.DecisionID(open, "pin", 1), contract.Holding, key
+	orphan := decision("444444", gone, contract.Releasing, 0.5)
+
+	for _, tc := range []struct {
+		name      string
+		incidents []inbox.Incident
+		decisions []inbox.Decision
+		want      string
+	}{
+		{"nothing", nil, nil, "No incident is open.\n"},
+		{
+			"a decision without its incident", nil,
+			[]inbox.Decision{orphan},
+			"444444  downgrade to claude-3-haiku: releasing at 50 % (org_42/claude-3-opus, whose incident is not open)\n",
+		},
+		{"all", []inbox.Incident{incident}, []inbox.Decision{orphan, asking, silent}, strings.Join([]string{
+			"111111  PAGE  org_42/claude-3-opus  open for 1m0s",
+			"        cost is 3 times its baseline",
+			"        222222  downgrade to claude-3-haiku: awaiting approval",
+			"                flyball approve 222222    or: flyball deny 222222 --reason WHY",
+			"        333333  decision: holding",
+			"444444  downgrade to claude-3-haiku: releasing at 50 % (org_42/claude-3-opus, whose incident is not open)",
+			"",
+		}, "\n")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			require.NoError(t, printIncidents(&out, tc.incidents, tc.decisions, now))
+			require.Equal(t, tc.want, out.String())
+		})
+	}
+}

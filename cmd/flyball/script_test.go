@@ -1,0 +1,89 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/flyball-dev/flyball/internal/simulate"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"flyball": func() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+	})
+}
+
+// TestScript runs testdata/script. Each script has a server of its own in $URL: the simulator's
+// control API and an ingest that knows a span again by its id.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			server := httptest.NewServer(fakeIngest())
+			env.Defer(server.Close)
+			env.Setenv("URL", server.URL)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			// code runs a command that must exit with the code given.
+			"code": func(ts *testscript.TestScript, _ bool, args []string) {
+				err := ts.Exec(args[1], args[2:]...)
+				var exit *exec.ExitError
+				if !errors.As(err, &exit) || fmt.Sprint(exit.ExitCode()) != args[0] {
+					ts.Fatalf("%s ended with %v, not with exit code %s", args[1], err, args[0])
+				}
+			},
+			// addresses writes what flyball up would.
+			"addresses": func(ts *testscript.TestScript, _ bool, _ []string) {
+				text, err := json.Marshal(map[string]any{"ingest": ts.Getenv("URL"), "clickhouse": map[string]string{"url": "x"}})
+				ts.Check(err)
+				path := ts.MkAbs(addressesFile)
+				ts.Check(os.MkdirAll(filepath.Dir(path), 0o700))
+				ts.Check(os.WriteFile(path, text, 0o600))
+			},
+		},
+		RequireExplicitExec: true,
+	})
+}
+
+func fakeIngest() http.Handler {
+	seen := map[string]bool{}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/spans", func(w http.ResponseWriter, r *http.Request) {
+		var spans []struct {
+			ID    string `json:"span_id"`
+			Model string `json:"model"`
+		}
+		if err := json.NewDecoder(r.Body).Decode(&spans); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		accepted, duplicates, refused := 0, 0, []map[string]any{}
+		for i, s := range spans {
+			switch {
+			case s.Model == "refused":
+				refused = append(refused, map[string]any{"index": i, "field": "model", "reason": "is not welcome"})
+			case seen[s.ID]:
+				duplicates++
+			default:
+				seen[s.ID] = true
+				accepted++
+			}
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"accepted": accepted, "refused": refused, "duplicates": duplicates})
+	})
+	chaos := simulate.New(simulate.Options{Seed: 1, Logger: slog.New(slog.DiscardHandler)}).Handler()
+	mux.Handle("/v1/chaos", chaos)
+	mux.Handle("/v1/chaos/", chaos)
+	return mux
+}

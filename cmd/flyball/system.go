@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/config"
+	"github.com/flyball-dev/flyball/internal/gateway"
+	"github.com/flyball-dev/flyball/internal/ingest"
+	"github.com/flyball-dev/flyball/internal/policy"
+	"github.com/flyball-dev/flyball/internal/pricing"
+	"github.com/flyball-dev/flyball/internal/pricing/book"
+	"github.com/flyball-dev/flyball/internal/redis"
+	"github.com/flyball-dev/flyball/internal/usage"
+	"github.com/flyball-dev/flyball/policies"
+)
+
+// system is the process's part of Flyball: one configuration and the connections that its roles
+// share.
+type system struct {
+	config   config.Config
+	log      *slog.Logger
+	store    *clickhouse.Store
+	redis    *redis.Client
+	policies *policy.Holder
+	book     *pricing.Book
+	door     *ingest.Door // to all that the front serves
+	ingest   *ingest.Ingest
+
+	rates sync.Map // sampleQuestion → float64
+	known atomic.Int64
+}
+
+// openSystem loads policies and prices and connects to what the roles need: a gateway must start though
+// ClickHouse is away, an ingest though Redis is. Its errors carry the exit code: what is wrong in files is
+// bad configuration, what does not answer is away.
+func openSystem(ctx context.Context, c config.Config, roles []config.Role, log *slog.Logger) (_ *system, err error) {
+	s := &system{config: c, log: log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := s.loadFiles(); err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	needs := func(any ...config.Role) bool {
+		return slices.ContainsFunc(any, func(r config.Role) bool { return slices.Contains(roles, r) })
+	}
+	if needs(config.Worker, config.Ingest, config.Console) {
+		if s.store, err = openStore(ctx, c.ClickHouse, log); err != nil {
+			return nil, err
+		}
+	}
+	if needs(config.Worker, config.Gateway) {
+		s.redis = redis.Open(redis.Options{Addr: c.Redis.Addr, Password: c.Redis.Password, Logger: log})
+		if err := s.redis.Ping(ctx); err != nil {
+			return nil, &exitError{exitAway, err}
+		}
+	}
+	return s, nil
+}
+
+// openStore connects to ClickHouse.
+func openStore(ctx context.Context, c config.ClickHouse, log *slog.Logger) (*clickhouse.Store, error) {
+	store, err := clickhouse.Open(ctx, clickhouse.Options{URL: c.URL, User: c.User, Password: c.Password, Database: c.Database, Logger: log})
+	if err != nil {
+		return nil, &exitError{exitAway, err}
+	}
+	return store, nil
+}
+
+// loadFiles reads the policies and the price book.
+func (s *system) loadFiles() error {
+	set, err := policy.Load(policies.Files)
+	if err != nil {
+		return fmt.Errorf("the shipped policies: %w", err)
+	}
+	s.policies = policy.NewHolder(set, s.log)
+	if s.config.Policies != "" {
+		if err := s.policies.Reload(os.DirFS(s.config.Policies)); err != nil {
+			return fmt.Errorf("policies in %s: %w", s.config.Policies, err)
+		}
+	}
+	if s.config.PriceBook == "" {
+		s.book, err = book.Default()
+	} else {
+		s.book, err = book.Load(s.config.PriceBook)
+	}
+	if err != nil {
+		return err
+	}
+	s.door, err = ingest.NewDoor(s.tokens())
+	return err
+}
+
+// tokens are the configured ones.
+func (s *system) tokens() []ingest.Token {
+	tokens := make([]ingest.Token, len(s.config.Tokens))
+	for i, t := range s.config.Tokens {
+		tokens[i] = ingest.Token{Hash: t.Hash, Tenant: t.Tenant}
+	}
+	return tokens
+}
+
+func (s *system) close() {
+	if s.ingest != nil {
+		if err := s.ingest.Close(); err != nil {
+			s.log.Error("Closing the spool", "error", err)
+		}
+	}
+	if s.redis != nil {
+		_ = s.redis.Close()
+	}
+	if s.store != nil {
+		_ = s.store.Close()
+	}
+}
+
+// runFront serves ingest (opened by openIngest) and gateway, either or both, on one listener until ctx
+// ends. extra handlers, by pattern, are served beside them.
+func (s *system) runFront(ctx context.Context, listener net.Listener, roles []config.Role, extra map[string]http.Handler) error {
+	group, ctx := errgroup.WithContext(ctx)
+	var gate *gateway.Gateway
+	if slices.Contains(roles, config.Gateway) {
+		gate = s.gateway()
+		group.Go(func() error { return gate.Run(ctx) })
+	}
+	if s.ingest != nil {
+		group.Go(func() error { return s.ingest.Run(ctx) })
+	}
+	group.Go(func() error { return serveHTTP(ctx, listener, s.frontHandler(gate, extra)) })
+	return group.Wait()
+}
+
+// gateway makes the gateway.
+func (s *system) gateway() *gateway.Gateway {
+	return gateway.New(gateway.Options{
+		Flags: s.redis, Prices: s.book, Logger: s.log, Now: time.Now,
+		SampleRate: s.sampleRate,
+	})
+}
+
+// frontHandler routes to ingest, where it is open, to gate, unless that is nil, and to extra. Ingest lets in
+// whoever may send; everything else but the health check only whoever is trusted for all tenants.
+func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	for pattern, handler := range extra {
+		mux.Handle(pattern, trustedOnly(s.door, handler))
+	}
+	if s.ingest != nil {
+		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/deployments"} {
+			mux.Handle(path, s.ingest.Handler())
+		}
+	}
+	if gate != nil {
+		for _, path := range []string{"/v1/decide", "/v1/sampling", "/v1/flags"} {
+			mux.Handle(path, trustedOnly(s.door, gate.Handler()))
+		}
+	}
+	// A web page must not start faults or send telemetry through the browser of somebody who may.
+	return http.NewCrossOriginProtection().Handler(mux)
+}
+
+// sampleQuestion is what a sampling rate depends on.
+type sampleQuestion struct {
+	revision string
+	key      usage.Key
+}
+
+// maxRates bounds the memory of rates: made-up model names must not fill it.
+const maxRates = 100_000
+
+// sampleRate is the share of the key's calls to score by sampling.yaml, remembered per revision since
+// it is asked for every call. A policy that fails scores every call: scores are how it would be noticed.
+func (s *system) sampleRate(k usage.Key) float64 {
+	set := s.policies.Set()
+	question := sampleQuestion{set.Revision(), k}
+	if rate, ok := s.rates.Load(question); ok {
+		return rate.(float64)
+	}
+	sample, err := set.Sampling(policy.SamplingFacts{Tenant: k.Tenant, TenantClass: string(set.Tradeoff().Tenant(k.Tenant).Class), Model: k.Model})
+	if err != nil {
+		s.log.Error("sampling.yaml failed; every call is scored", "key", k.String(), "error", err)
+		sample.Rate = 1
+	}
+	if s.known.Add(1) > maxRates {
+		s.rates.Clear()
+		s.known.Store(0)
+	}
+	s.rates.Store(question, sample.Rate)
+	return sample.Rate
+}
+
+// openIngest opens the spool.
+func (s *system) openIngest() (err error) {
+	s.ingest, err = ingest.Open(ingest.Options{Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Tokens: s.tokens()})
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	return nil
+}
+
+// serveHTTP serves until ctx ends, then lets what is under way finish.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		err := server.Shutdown(deadline)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = server.Close()
+		}
+		stopped <- err
+	})
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving on %s: %w", listener.Addr(), err)
+	}
+	return <-stopped
+}
+
+// listen opens a listener, or says how to use another port.
+func listen(address, key string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("%w: stop what listens there, or change %s", err, key)}
+	}
+	return l, nil
+}

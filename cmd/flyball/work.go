@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+
+	"github.com/flyball-dev/flyball/internal/config"
+	"github.com/flyball-dev/flyball/internal/console"
+	"github.com/flyball-dev/flyball/internal/inbox"
+	"github.com/flyball-dev/flyball/workers"
+)
+
+// dialTemporal connects to Temporal.
+func dialTemporal(ctx context.Context, c config.Temporal, log *slog.Logger) (client.Client, error) {
+	return workers.Dial(ctx, c.Address, c.Namespace, log)
+}
+
+// runWorker works for Temporal until ctx ends. An error that may pass by itself, such as that of a namespace
+// which a new server has not made yet, carries the exit code of a service that is away.
+func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
+	err := workers.Run(ctx, workers.Options{
+		Client: temporal, Namespace: s.config.Temporal.Namespace, Store: s.store, Flags: s.redis,
+		Policies: s.policies.Set, Logger: s.log, Tuning: s.config.Profile.Tuning(), StatusPages: s.config.StatusPages,
+	})
+	var unavailable *serviceerror.Unavailable
+	var slow *serviceerror.DeadlineExceeded
+	var noNamespace *serviceerror.NamespaceNotFound
+	if errors.As(err, &unavailable) || errors.As(err, &slow) || errors.As(err, &noNamespace) {
+		return &exitError{exitAway, err}
+	}
+	return err
+}
+
+// runConsole serves the console until ctx ends.
+func (s *system) runConsole(ctx context.Context, listener net.Listener, work console.Work, status func() console.Status) error {
+	c, err := console.New(console.Options{
+		Telemetry: liveTelemetry{s.store}, Work: work, Status: status, Logger: s.log, Now: time.Now, Hosts: s.config.Hosts,
+	})
+	if err != nil {
+		return fmt.Errorf("preparing the console: %w", err)
+	}
+	return serveHTTP(ctx, listener, c.Handler())
+}
+
+// lateWork is the console's view of Temporal, which may come up long after the console.
+type lateWork struct{ work atomic.Pointer[inbox.Work] }
+
+// arrive gives it Temporal.
+func (l *lateWork) arrive(temporal client.Client, c config.Temporal) {
+	l.work.Store(&inbox.Work{Inbox: inbox.New(temporal), UI: func() string { return c.UI }, Namespace: c.Namespace})
+}
+
+func (l *lateWork) here() bool { return l.work.Load() != nil }
+
+// errBuilding is what is said until Temporal has arrived.
+var errBuilding = fmt.Errorf("%w: the Temporal server is not up yet", console.ErrAway)
+
+// Incidents are the open ones.
+func (l *lateWork) Incidents(ctx context.Context) ([]console.Incident, error) {
+	if w := l.work.Load(); w != nil {
+		return w.Incidents(ctx)
+	}
+	return nil, errBuilding
+}
+
+// Decisions are the open ones.
+func (l *lateWork) Decisions(ctx context.Context) ([]console.Decision, error) {
+	if w := l.work.Load(); w != nil {
+		return w.Decisions(ctx)
+	}
+	return nil, errBuilding
+}
+
+// Decide carries a verdict.
+func (l *lateWork) Decide(ctx context.Context, v console.Verdict) (console.Decision, error) {
+	if w := l.work.Load(); w != nil {
+		return w.Decide(ctx, v)
+	}
+	return console.Decision{}, errBuilding
+}

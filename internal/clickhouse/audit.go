@@ -1,0 +1,193 @@
+package clickhouse
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	ch "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// maxRecords bounds how many audit rows one question returns, newest first.
+const maxRecords = 1000
+
+var incidentsTable = table{"incidents", []column{
+	{"id", "String"},
+	{"tenant_id", symbol},
+	{"model", symbol},
+	{"opened_at", instant},
+	{"ended_at", "Nullable(" + instant + ")"},
+	{"level", symbol},
+	{"state", symbol},
+	{"step", symbol},
+	{"rule", symbol},
+	{"reason", "String"},
+	{"report", "String"},
+	{"detail", "String"},
+	{"updated_at", instant},
+}}
+
+// RecordIncident stores the latest state of an incident. An update that is older than what is stored
+// changes nothing, and repeating one does no harm.
+func (s *Store) RecordIncident(ctx context.Context, r contract.IncidentRecord) error {
+	err := s.insert(ctx, incidentsTable, "", 1, func(int) []any {
+		return []any{
+			r.ID, r.Key.Tenant, r.Key.Model, r.OpenedAt.UTC(), ended(r.EndedAt),
+			string(r.Level), r.State, r.Step, r.Rule, r.Reason,
+			r.Report, string(r.Detail), r.UpdatedAt.UTC(),
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("recording incident %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+const incidentColumns = "id, tenant_id, model, opened_at, ended_at, level, state, step, rule, reason, report, detail, updated_at"
+
+func scanIncident(rows driver.Rows, r *contract.IncidentRecord) error {
+	var ends *time.Time
+	var level, detail string
+	if err := rows.Scan(&r.ID, &r.Key.Tenant, &r.Key.Model, &r.OpenedAt, &ends, &level, &r.State, &r.Step, &r.Rule, &r.Reason,
+		&r.Report, &detail, &r.UpdatedAt); err != nil {
+		return err
+	}
+	r.Level, r.Detail = detect.Level(level), raw(detail)
+	r.OpenedAt, r.EndedAt, r.UpdatedAt = r.OpenedAt.UTC(), end(ends), r.UpdatedAt.UTC()
+	return nil
+}
+
+// Incidents returns the incidents that are open or ended at or after since, newest first, at most 1,000.
+func (s *Store) Incidents(ctx context.Context, since time.Time) ([]contract.IncidentRecord, error) {
+	records, err := collect(ctx, s, fmt.Sprintf(`SELECT %s FROM incidents FINAL
+WHERE ended_at IS NULL OR ended_at >= {since:DateTime64(3, 'UTC')}
+ORDER BY opened_at DESC, id LIMIT %d`, incidentColumns, maxRecords),
+		[]any{ch.Named("since", millis(since))}, scanIncident)
+	if err != nil {
+		return nil, fmt.Errorf("reading the incidents: %w", err)
+	}
+	return records, nil
+}
+
+// LastReport returns the key's latest incident that has a report; found is false when there is none.
+func (s *Store) LastReport(ctx context.Context, key usage.Key) (record contract.IncidentRecord, found bool, err error) {
+	records, err := collect(ctx, s, fmt.Sprintf(`SELECT %s FROM incidents FINAL
+WHERE tenant_id = {tenant:String} AND model = {model:String} AND report != ''
+ORDER BY opened_at DESC LIMIT 1`, incidentColumns), keyArgs(key), scanIncident)
+	if err != nil {
+		return record, false, fmt.Errorf("reading the last report on %s: %w", key, err)
+	}
+	if len(records) == 0 {
+		return record, false, nil
+	}
+	return records[0], true, nil
+}
+
+var decisionsTable = table{"decisions", []column{
+	{"id", "String"},
+	{"incident_id", "String"},
+	{"tenant_id", symbol},
+	{"model", symbol},
+	{"opened_at", instant},
+	{"ended_at", "Nullable(" + instant + ")"},
+	{"action", symbol},
+	{"mode", symbol},
+	{"value", symbol},
+	{"share", "Float64"},
+	{"status", symbol},
+	{"effect", symbol},
+	{"reason", "String"},
+	{"by", symbol},
+	{"rule", symbol},
+	{"revision", "String"},
+	{"detail", "String"},
+	{"updated_at", instant},
+}}
+
+// RecordDecision stores the latest state of a decision, as RecordIncident does of an incident.
+func (s *Store) RecordDecision(ctx context.Context, r contract.DecisionRecord) error {
+	err := s.insert(ctx, decisionsTable, "", 1, func(int) []any {
+		return []any{
+			r.ID, r.Incident, r.Key.Tenant, r.Key.Model, r.OpenedAt.UTC(),
+			ended(r.EndedAt), r.Action, string(r.Mode), r.Value, r.Share,
+			string(r.Status), string(r.Effect), r.Reason, r.By, r.Rule,
+			r.Revision, string(r.Detail), r.UpdatedAt.UTC(),
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("recording decision %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// Decisions returns the decisions of an incident, oldest first.
+func (s *Store) Decisions(ctx context.Context, incident string) ([]contract.DecisionRecord, error) {
+	records, err := collect(ctx, s, fmt.Sprintf("SELECT id, incident_id, tenant_id, model, opened_at, ended_at, action, mode, value, share, "+
+		"status, effect, reason, `by`, rule, revision, detail, updated_at FROM decisions FINAL\n"+
+		"WHERE incident_id = {incident:String} ORDER BY opened_at, id LIMIT %d", maxRecords),
+		[]any{ch.Named("incident", incident)},
+		func(rows driver.Rows, r *contract.DecisionRecord) error {
+			var ends *time.Time
+			var mode, status, effect, detail string
+			if err := rows.Scan(&r.ID, &r.Incident, &r.Key.Tenant, &r.Key.Model, &r.OpenedAt, &ends, &r.Action, &mode, &r.Value, &r.Share,
+				&status, &effect, &r.Reason, &r.By, &r.Rule, &r.Revision, &detail, &r.UpdatedAt); err != nil {
+				return err
+			}
+			r.Mode, r.Status, r.Effect, r.Detail = contract.Mode(mode), contract.Status(status), contract.Effect(effect), raw(detail)
+			r.OpenedAt, r.EndedAt, r.UpdatedAt = r.OpenedAt.UTC(), end(ends), r.UpdatedAt.UTC()
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("reading the decisions of %s: %w", incident, err)
+	}
+	return records, nil
+}
+
+// LastActEnded returns when an act on the key ended last: a decision whose flag was on at some time, which
+// only its detail tells. It is zero when there was none.
+func (s *Store) LastActEnded(ctx context.Context, key usage.Key) (time.Time, error) {
+	ends, err := collect(ctx, s, `SELECT max(ended_at) FROM decisions FINAL
+WHERE tenant_id = {tenant:String} AND model = {model:String} AND ended_at IS NOT NULL
+  AND arrayExists(t -> JSONExtractFloat(t, 'share') > 0, JSONExtractArrayRaw(detail, 'history'))`, keyArgs(key),
+		func(rows driver.Rows, at **time.Time) error { return rows.Scan(at) })
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the last act on %s: %w", key, err)
+	}
+	return end(ends[0]), nil // an aggregate is always one row
+}
+
+// ended is the stored form of an end: NULL while there is none.
+func ended(at time.Time) *time.Time {
+	if at.IsZero() {
+		return nil
+	}
+	at = at.UTC()
+	return &at
+}
+
+// end undoes ended.
+func end(at *time.Time) time.Time {
+	if at == nil {
+		return time.Time{}
+	}
+	return at.UTC()
+}
+
+// raw is a stored detail; none is nil, which encoding/json can write.
+func raw(detail string) json.RawMessage {
+	if detail == "" {
+		return nil
+	}
+	return json.RawMessage(detail)
+}
+
+// keyArgs are the parameters of a query on one key.
+func keyArgs(key usage.Key) []any {
+	return []any{ch.Named("tenant", key.Tenant), ch.Named("model", key.Model)}
+}

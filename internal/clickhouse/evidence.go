@@ -1,0 +1,321 @@
+package clickhouse
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	ch "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// ofKey is the condition that a row of kpi_1m or spans belongs to the key; for a pseudo-key, to any of
+// the tenant's models.
+func ofKey(key usage.Key) string {
+	if key.Pseudo() {
+		return "tenant_id = {tenant:String} AND {model:String} = '*'"
+	}
+	return "tenant_id = {tenant:String} AND requested_model = {model:String}"
+}
+
+// rangeArgs are the parameters of a query on one key between two times.
+func rangeArgs(key usage.Key, from, to time.Time) []any {
+	return append(keyArgs(key), ch.Named("from", from), ch.Named("to", to))
+}
+
+// Deployments returns what was shipped in [from, to) and could concern the key, newest first: what
+// names its tenant and model, or leaves them open. To a pseudo-key any model of the tenant belongs.
+func (s *Store) Deployments(ctx context.Context, key usage.Key, from, to time.Time) ([]usage.Deployment, error) {
+	deployments, err := collect(ctx, s, fmt.Sprintf("SELECT id, service, tenant_id, model, prompt_template_version, previous, version, `by`, timestamp\n"+
+		`FROM deployments FINAL
+WHERE tenant_id IN ('', {tenant:String}) AND (model IN ('', {model:String}) OR {model:String} = '*')
+  AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')}
+ORDER BY timestamp DESC, id LIMIT %d`, maxRecords), rangeArgs(key, millis(from), millis(to)),
+		func(rows driver.Rows, d *usage.Deployment) error {
+			if err := rows.Scan(&d.ID, &d.Service, &d.TenantID, &d.Model, &d.PromptTemplate, &d.Previous, &d.Version, &d.By, &d.Timestamp); err != nil {
+				return err
+			}
+			d.Timestamp = d.Timestamp.UTC()
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("reading the deployments around %s: %w", key, err)
+	}
+	return deployments, nil
+}
+
+// What can be seen for the first time.
+const (
+	SeenModel     = "model"                   // a model that served
+	SeenTemplate  = "prompt_template_version" // a prompt template
+	SeenRequested = "requested_model"         // a model that was asked for; of pseudo-keys only
+)
+
+// Sighting is a served model, prompt template or requested model that appeared in a window.
+type Sighting struct {
+	Kind     string    `json:"kind"`
+	Value    string    `json:"value"`
+	FirstAt  time.Time `json:"first_at"` // its minute
+	Requests int64     `json:"requests"` // in the window
+}
+
+// FirstSeen returns what untreated traffic of the key showed in [from, to) and not in the lookback
+// before it, earliest first. Of a key without any traffic in the lookback nothing is first seen: there
+// is nothing to tell it from.
+func (s *Store) FirstSeen(ctx context.Context, key usage.Key, from, to time.Time, lookback time.Duration) ([]Sighting, error) {
+	since, _ := minutes(from.Add(-lookback), to)
+	from, to = minutes(from, to)
+	kinds, values := "['model', 'prompt_template_version']", "[toString(model), toString(prompt_template_version)]"
+	if key.Pseudo() {
+		kinds, values = "['model', 'prompt_template_version', 'requested_model']", "[toString(model), toString(prompt_template_version), toString(requested_model)]"
+	}
+	sql := fmt.Sprintf(`WITH seen AS (
+  SELECT minute, requests, model, prompt_template_version, requested_model FROM kpi_1m
+  WHERE %s AND cohort = 'production' AND arm != 'treated' AND minute >= {since:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
+)
+SELECT kind, value, min(minute) AS first, toInt64(sum(requests))
+FROM seen ARRAY JOIN %s AS kind, %s AS value
+WHERE value != ''
+GROUP BY kind, value
+HAVING first >= {from:DateTime('UTC')} AND (SELECT count() FROM seen WHERE minute < {from:DateTime('UTC')}) > 0
+ORDER BY first, kind, value`, ofKey(key), kinds, values)
+	sightings, err := collect(ctx, s, sql, append(rangeArgs(key, from, to), ch.Named("since", since)),
+		func(rows driver.Rows, seen *Sighting) error {
+			if err := rows.Scan(&seen.Kind, &seen.Value, &seen.FirstAt, &seen.Requests); err != nil {
+				return err
+			}
+			seen.FirstAt = seen.FirstAt.UTC()
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("reading what %s showed for the first time: %w", key, err)
+	}
+	return sightings, nil
+}
+
+// completionBefore is the time before a window that its completion ratios are compared with.
+const completionBefore = 24 * time.Hour
+
+// CompletionChange compares the completion ratio (output over input tokens) of one prompt template
+// with that of the day before.
+type CompletionChange struct {
+	Template       string  `json:"prompt_template_version"`
+	Requests       int64   `json:"requests"`
+	RequestsBefore int64   `json:"requests_before"`
+	Ratio          float64 `json:"ratio"`        // 0 without input tokens
+	RatioBefore    float64 `json:"ratio_before"` // 0 without input tokens
+	Change         float64 `json:"change"`       // Ratio / RatioBefore; 0 when either is unknown
+}
+
+// Completion compares the completion ratios of the key's untreated production traffic in [from, to)
+// with those of the 24 hours before, per prompt template, busiest first.
+func (s *Store) Completion(ctx context.Context, key usage.Key, from, to time.Time) ([]CompletionChange, error) {
+	from, to = minutes(from, to)
+	sql := fmt.Sprintf(`SELECT
+  prompt_template_version,
+  toInt64(sumIf(requests, now)) AS calls, toInt64(sumIf(requests, NOT now)),
+  toFloat64(if(sumIf(input_tokens, now) = 0, 0, sumIf(output_tokens, now) / sumIf(input_tokens, now))),
+  toFloat64(if(sumIf(input_tokens, NOT now) = 0, 0, sumIf(output_tokens, NOT now) / sumIf(input_tokens, NOT now)))
+FROM (
+  SELECT
+    prompt_template_version, requests, output_tokens, minute >= {from:DateTime('UTC')} AS now,
+    uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens AS input_tokens
+  FROM kpi_1m
+  WHERE %s AND cohort = 'production' AND arm != 'treated'
+    AND minute >= {before:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
+)
+GROUP BY prompt_template_version
+ORDER BY calls DESC, prompt_template_version`, ofKey(key))
+	changes, err := collect(ctx, s, sql, append(rangeArgs(key, from, to), ch.Named("before", from.Add(-completionBefore))),
+		func(rows driver.Rows, c *CompletionChange) error {
+			if err := rows.Scan(&c.Template, &c.Requests, &c.RequestsBefore, &c.Ratio, &c.RatioBefore); err != nil {
+				return err
+			}
+			if c.Ratio > 0 && c.RatioBefore > 0 {
+				c.Change = c.Ratio / c.RatioBefore
+			}
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("comparing the completion ratios of %s: %w", key, err)
+	}
+	return changes, nil
+}
+
+// maxTraces bounds how many traces one question returns.
+const maxTraces = 100
+
+// Trace is one call, as evidence.
+type Trace struct {
+	TraceID        string        `json:"trace_id"`
+	SpanID         string        `json:"span_id"`
+	Timestamp      time.Time     `json:"timestamp"`
+	RequestedModel string        `json:"requested_model"`
+	Model          string        `json:"model"`
+	PromptTemplate string        `json:"prompt_template_version"`
+	Cost           usage.PicoUSD `json:"cost_pico_usd"`
+	InputTokens    int64         `json:"input_tokens"`
+	OutputTokens   int64         `json:"output_tokens"`
+	LatencyMS      int64         `json:"latency_ms"`
+	Score          *float64      `json:"score,omitempty"` // the lowest that the trace got; nil when it got none
+}
+
+// WorstTraces returns the n untreated production calls in [from, to) that cost most per unit of
+// quality, worst first: cost over the lowest score of the trace, which counts as 1 while there is none
+// and as 0.05 when it is below.
+func (s *Store) WorstTraces(ctx context.Context, key usage.Key, from, to time.Time, n int) ([]Trace, error) {
+	sql := fmt.Sprintf(`SELECT
+  s.trace_id, s.span_id, s.timestamp, s.requested_model, s.model, s.prompt_template_version, s.cost_pico_usd,
+  s.uncached_input_tokens + s.cache_read_tokens + s.cache_write_5m_tokens + s.cache_write_1h_tokens,
+  s.output_tokens, s.latency_ms, q.scored > 0, q.score
+FROM (
+  SELECT * FROM spans
+  WHERE %s AND cohort = 'production' AND arm != 'treated'
+    AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')}
+) AS s
+LEFT JOIN (
+  SELECT trace_id, min(score) AS score, count() AS scored FROM quality
+  WHERE %[1]s AND timestamp >= {from:DateTime64(3, 'UTC')}
+  GROUP BY trace_id
+) AS q ON s.trace_id = q.trace_id
+ORDER BY s.cost_pico_usd / if(q.scored > 0, greatest(q.score, 0.05), 1) DESC, s.timestamp, s.span_id
+LIMIT %d`, ofKey(key), max(0, min(n, maxTraces)))
+	traces, err := collect(ctx, s, sql, rangeArgs(key, millis(from), millis(to)), func(rows driver.Rows, t *Trace) error {
+		var cost int64
+		var scored bool
+		var score float64
+		if err := rows.Scan(&t.TraceID, &t.SpanID, &t.Timestamp, &t.RequestedModel, &t.Model, &t.PromptTemplate, &cost,
+			&t.InputTokens, &t.OutputTokens, &t.LatencyMS, &scored, &score); err != nil {
+			return err
+		}
+		t.Timestamp, t.Cost = t.Timestamp.UTC(), usage.PicoUSD(cost)
+		if scored {
+			t.Score = &score
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the worst traces of %s: %w", key, err)
+	}
+	return traces, nil
+}
+
+// Attribution is what one combination of requested model, served model and prompt template adds to the
+// rise of a key's spend.
+type Attribution struct {
+	RequestedModel string        `json:"requested_model"`
+	Model          string        `json:"model"`
+	PromptTemplate string        `json:"prompt_template_version"`
+	Requests       int64         `json:"requests"`
+	RequestsBefore int64         `json:"requests_before"`
+	Cost           usage.PicoUSD `json:"cost_pico_usd"`
+	CostBefore     usage.PicoUSD `json:"cost_before_pico_usd"`
+	// Share is its part of the rise of spend per minute over the baseline range. All shares sum to 1;
+	// one that fell has a negative share. They are 0 when spend did not rise.
+	Share float64 `json:"share"`
+}
+
+// Attribution splits the rise of the key's production spend per minute, between the baseline range and
+// [from, to), by requested model, served model and prompt template, the largest part first. Sums are
+// exact, over all arms; the ranges may differ in length.
+func (s *Store) Attribution(ctx context.Context, key usage.Key, from, to, baselineFrom, baselineTo time.Time) ([]Attribution, error) {
+	from, to = minutes(from, to)
+	baselineFrom, baselineTo = minutes(baselineFrom, baselineTo)
+	if !from.Before(to) || !baselineFrom.Before(baselineTo) {
+		return nil, fmt.Errorf("attributing the rise of %s: a range is empty", key)
+	}
+	sql := fmt.Sprintf(`SELECT
+  requested_model, model, prompt_template_version,
+  toInt64(sumIf(requests, now)), toInt64(sumIf(requests, before)),
+  accurateCast(sumIf(cost_pico_usd, now), 'Int64'), accurateCast(sumIf(cost_pico_usd, before), 'Int64')
+FROM (
+  SELECT *,
+    minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')} AS now,
+    minute >= {baseline_from:DateTime('UTC')} AND minute < {baseline_to:DateTime('UTC')} AS before
+  FROM kpi_1m WHERE %s AND cohort = 'production' AND (now OR before)
+)
+GROUP BY requested_model, model, prompt_template_version`, ofKey(key))
+	parts, err := collect(ctx, s, sql, append(rangeArgs(key, from, to), ch.Named("baseline_from", baselineFrom), ch.Named("baseline_to", baselineTo)),
+		func(rows driver.Rows, a *Attribution) error {
+			return rows.Scan(&a.RequestedModel, &a.Model, &a.PromptTemplate, &a.Requests, &a.RequestsBefore,
+				(*int64)(&a.Cost), (*int64)(&a.CostBefore))
+		})
+	if err != nil {
+		return nil, fmt.Errorf("attributing the rise of %s: %w", key, err)
+	}
+	attribute(parts, int64(to.Sub(from)/time.Minute), int64(baselineTo.Sub(baselineFrom)/time.Minute))
+	return parts, nil
+}
+
+// attribute fills in the shares and sorts by them. The rise of a part is brought to whole numbers by
+// multiplying with both lengths, so that nothing is rounded before the division.
+func attribute(parts []Attribution, minutes, minutesBefore int64) {
+	rises := make(map[*Attribution]*big.Int, len(parts))
+	total := new(big.Int)
+	for i := range parts {
+		a := &parts[i]
+		rise := new(big.Int).Mul(big.NewInt(int64(a.Cost)), big.NewInt(minutesBefore))
+		rise.Sub(rise, new(big.Int).Mul(big.NewInt(int64(a.CostBefore)), big.NewInt(minutes)))
+		rises[a] = rise
+		total.Add(total, rise)
+	}
+	if total.Sign() > 0 {
+		for a, rise := range rises {
+			a.Share, _ = new(big.Rat).SetFrac(rise, total).Float64()
+		}
+	}
+	slices.SortFunc(parts, func(a, b Attribution) int {
+		return cmp.Or(cmp.Compare(b.Share, a.Share), cmp.Compare(b.Cost, a.Cost), cmp.Compare(a.RequestedModel, b.RequestedModel),
+			cmp.Compare(a.Model, b.Model), cmp.Compare(a.PromptTemplate, b.PromptTemplate))
+	})
+}
+
+// ModelShare is how much of a tenant's calls asks for one model, now and before.
+type ModelShare struct {
+	Model          string        `json:"model"`
+	Requests       int64         `json:"requests"`
+	RequestsBefore int64         `json:"requests_before"`
+	Share          float64       `json:"share"`
+	ShareBefore    float64       `json:"share_before"`
+	Cost           usage.PicoUSD `json:"cost_pico_usd"`
+	CostBefore     usage.PicoUSD `json:"cost_before_pico_usd"`
+}
+
+// ModelShares compares which models the tenant's production calls ask for in [from, to) with the
+// baseline range; the one whose share rose most comes first.
+func (s *Store) ModelShares(ctx context.Context, tenant string, from, to, baselineFrom, baselineTo time.Time) ([]ModelShare, error) {
+	parts, err := s.Attribution(ctx, usage.Key{Tenant: tenant, Model: usage.AnyModel}, from, to, baselineFrom, baselineTo)
+	if err != nil {
+		return nil, fmt.Errorf("reading which models %s asks for: %w", tenant, err)
+	}
+	byModel := map[string]*ModelShare{}
+	var total, totalBefore int64
+	for _, p := range parts {
+		m := byModel[p.RequestedModel]
+		if m == nil {
+			m = &ModelShare{Model: p.RequestedModel}
+			byModel[m.Model] = m
+		}
+		m.Requests += p.Requests
+		m.RequestsBefore += p.RequestsBefore
+		m.Cost += p.Cost
+		m.CostBefore += p.CostBefore
+		total += p.Requests
+		totalBefore += p.RequestsBefore
+	}
+	shares := make([]ModelShare, 0, len(byModel))
+	for _, m := range byModel {
+		m.Share = float64(m.Requests) / float64(max(total, 1))
+		m.ShareBefore = float64(m.RequestsBefore) / float64(max(totalBefore, 1))
+		shares = append(shares, *m)
+	}
+	slices.SortFunc(shares, func(a, b ModelShare) int {
+		return cmp.Or(cmp.Compare(b.Share-b.ShareBefore, a.Share-a.ShareBefore), cmp.Compare(a.Model, b.Model))
+	})
+	return shares, nil
+}

@@ -1,0 +1,169 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	ch "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/kpi"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// SweepQuery asks for the windows of every key at one instant, in one pass over the last 15 minutes.
+// Keys are spread over shards by their tenant, so that a tenant's pseudo-key is computed where its keys
+// are.
+type SweepQuery struct {
+	At     time.Time // the watermark; its minute is the current, partial one
+	Shard  int
+	Shards int // 0 and 1 mean that there is one
+}
+
+// SQL is the query's text and its named parameters. Each row is a key or, where the model is *, a
+// tenant's pseudo-key: its traffic of all models together. Grouping sets compute both in the one pass,
+// since the pseudo-keys' medians cannot be had from the keys'.
+//
+// Aggregate functions cost most, one random access for each row, so there is one for all windows: it
+// collects the codes, each times 4 plus the index of the shortest window that it lies in. Sorted once,
+// the codes of a window are those with at most its index, and still in order. This takes half the time
+// of a median function per window.
+func (q SweepQuery) SQL() (string, []any) {
+	current := q.At.UTC().Truncate(time.Minute)
+	args := []any{
+		ch.Named("current", current), ch.Named("last", current.Add(-time.Minute)),
+		ch.Named("scale", detect.SpendScale(q.At.Sub(current))),
+	}
+	var shortest, filters, medians strings.Builder
+	longest := len(detect.Windows) - 1
+	for i, n := range detect.Windows {
+		args = append(args, ch.Named(fmt.Sprintf("w%d", n), current.Add(-time.Duration(n-1)*time.Minute)))
+		if i < longest {
+			fmt.Fprintf(&shortest, "minute >= {w%d:DateTime('UTC')}, %d, ", n, i)
+		}
+		for _, codes := range []string{"cost", "quality"} {
+			in := codes
+			if i < longest {
+				in = fmt.Sprintf("arrayFilter(c -> bitAnd(c, 3) <= %d, %s)", i, codes)
+			}
+			fmt.Fprintf(&filters, ",\n    %s AS %s_%d", in, codes, n)
+			fmt.Fprintf(&medians, ",\n  toInt64(length(%[1]s_%[2]d)), bitShiftRight(%[1]s_%[2]d[intDiv(length(%[1]s_%[2]d) + 1, 2)], 2)", codes, n)
+		}
+	}
+	shard := ""
+	if q.Shards > 1 {
+		shard = "\n        AND cityHash64(tenant_id) % {shards:UInt64} = {shard:UInt64}"
+		args = append(args, ch.Named("shards", q.Shards), ch.Named("shard", q.Shard))
+	}
+	return fmt.Sprintf(`SELECT
+  tenant_id, name, calls, input, output, cached, calls_5, input_5, output_5, cached_5, spend_last%s
+FROM (
+  SELECT *%s
+  FROM (
+    SELECT
+      tenant_id, if(grouping(model) = 1, '*', model) AS name,
+      toInt64(sum(requests)) AS calls, sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cache_read_tokens) AS cached,
+      greatest(toFloat64(sumIf(cost_pico_usd, minute = {last:DateTime('UTC')})), toFloat64(sumIf(cost_pico_usd, minute = {current:DateTime('UTC')})) * {scale:Float64}) AS spend_last,
+      toInt64(sumIf(requests, minute >= {w5:DateTime('UTC')})) AS calls_5, sumIf(input_tokens, minute >= {w5:DateTime('UTC')}) AS input_5,
+      sumIf(output_tokens, minute >= {w5:DateTime('UTC')}) AS output_5, sumIf(cache_read_tokens, minute >= {w5:DateTime('UTC')}) AS cached_5,
+      arraySort(groupArrayArrayIf(arrayMap(c -> toInt16(c * 4 + shortest), cost_codes), untreated)) AS cost,
+      arraySort(groupArrayArrayIf(arrayMap(c -> toInt16(c * 4 + shortest), quality_codes), untreated)) AS quality
+    FROM (
+      SELECT
+        minute, tenant_id, model, requests, input_tokens, output_tokens, cache_read_tokens, cost_pico_usd,
+        cost_codes, quality_codes, arm != 'treated' AS untreated, multiIf(%s%d) AS shortest
+      FROM sweep_1m
+      WHERE minute >= {w%d:DateTime('UTC')} AND minute <= {current:DateTime('UTC')} AND cohort = 'production'%s
+    )
+    GROUP BY GROUPING SETS ((tenant_id, model), (tenant_id))
+  )
+)`, medians.String(), filters.String(), shortest.String(), longest, detect.Windows[longest], shard), args
+}
+
+// sweepSettings let a few hundred thousand rows be read by all cores: the default would give them to
+// one.
+var sweepSettings = ch.Settings{
+	"merge_tree_min_rows_for_concurrent_read":  16384,
+	"merge_tree_min_bytes_for_concurrent_read": 0,
+}
+
+// Sweep returns the windows of every key that had production traffic or scores in the 15-minute window,
+// and of every tenant's pseudo-key. Medians are the lower ones, of untreated calls; a window without
+// samples has a zero median.
+func (s *Store) Sweep(ctx context.Context, q SweepQuery) ([]detect.Observation, error) {
+	sql, args := q.SQL()
+	var row [len(detect.Windows)]struct {
+		costN, qualityN int64
+		cost, quality   int16
+	}
+	var o detect.Observation
+	dest := []any{
+		&o.Key.Tenant, &o.Key.Model, &o.Whole.Requests, &o.Whole.InputTokens, &o.Whole.OutputTokens, &o.Whole.CacheRead,
+		&o.Recent.Requests, &o.Recent.InputTokens, &o.Recent.OutputTokens, &o.Recent.CacheRead, &o.SpendLastPico,
+	}
+	for i := range row {
+		dest = append(dest, &row[i].costN, &row[i].cost, &row[i].qualityN, &row[i].quality)
+	}
+	// A hundred thousand observations grow by copying megabytes unless there is room from the start.
+	room := make([]detect.Observation, 0, s.swept.Load()+s.swept.Load()/8)
+	observations, err := collectInto(ch.Context(ctx, ch.WithSettings(sweepSettings)), s, room, sql, args,
+		func(rows driver.Rows, out *detect.Observation) error {
+			if err := rows.Scan(dest...); err != nil {
+				return err
+			}
+			for i, w := range row {
+				o.Windows[i] = detect.Window{CostN: int(w.costN), QualityN: int(w.qualityN)}
+				if w.costN > 0 { // the median of nothing comes as 0, which is a code
+					o.Windows[i].LnCost = kpi.LnCost(float64(w.cost))
+				}
+				if w.qualityN > 0 {
+					o.Windows[i].Quality = kpi.Score(float64(w.quality))
+				}
+			}
+			*out = o
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("sweeping shard %d at %s: %w", q.Shard, q.At.UTC().Format(time.RFC3339), err)
+	}
+	s.swept.Store(int64(len(observations)))
+	return observations, nil
+}
+
+// Minutes returns the key's stored minutes in [from, to), one per minute and arm, in order, production
+// traffic only; of a pseudo-key those of all the tenant's models together. They are kept for a day.
+func (s *Store) Minutes(ctx context.Context, key usage.Key, from, to time.Time) ([]kpi.Minute, error) {
+	from, to = minutes(from, to)
+	which := "key = cityHash64({tenant:String}, {model:String}) AND tenant_id = {tenant:String} AND model = {model:String}"
+	args := []any{ch.Named("from", from), ch.Named("to", to), ch.Named("tenant", key.Tenant)}
+	if key.Pseudo() {
+		which = "tenant_id = {tenant:String}"
+	} else {
+		args = append(args, ch.Named("model", key.Model))
+	}
+	sql := fmt.Sprintf(`SELECT
+  minute, toString(arm),
+  toInt64(sum(requests)), accurateCast(sum(cost_pico_usd), 'Int64'),
+  sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
+  groupArrayArray(%d)(cost_codes), groupArrayArray(%[1]d)(quality_codes)
+FROM sweep_1m
+WHERE minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')} AND cohort = 'production' AND %s
+GROUP BY minute, arm
+ORDER BY minute, arm`, kpi.CodeCap, which)
+	stored, err := collect(ctx, s, sql, args, func(rows driver.Rows, m *kpi.Minute) error {
+		var arm string
+		if err := rows.Scan(&m.Start, &arm, &m.Requests, &m.CostPico, &m.InputTokens, &m.OutputTokens, &m.CacheRead,
+			&m.CostCodes, &m.QualityCodes); err != nil {
+			return err
+		}
+		m.Start, m.Arm = m.Start.UTC(), usage.Arm(arm)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the minutes of %s: %w", key, err)
+	}
+	return stored, nil
+}

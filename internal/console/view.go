@@ -1,0 +1,99 @@
+package console
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/pricing"
+	"github.com/flyball-dev/flyball/internal/runbook"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// NewIncident is how the page shows an incident's state.
+func NewIncident(s contract.IncidentState, link string) Incident {
+	state := string(s.Phase)
+	if s.Acknowledged != nil && s.Phase == contract.IncidentOpen {
+		state = "taken by " + s.Acknowledged.Who
+	}
+	if s.Silent {
+		state += ", no telemetry"
+	}
+	return Incident{
+		ID: s.ID, Handle: contract.Handle(s.ID), Key: s.Input.Key, Level: string(s.Level), State: state,
+		Opened: s.Input.Opened, Rule: s.Finding.Verdict.Rule, Reason: s.Finding.Verdict.Reason,
+		Evidence: evidenceOf(s.Finding.Facts), Steps: stepsOf(s), Link: link,
+	}
+}
+
+// stepsOf is the whole runbook: what was walked with its verdict, the rest with when it is due.
+func stepsOf(s contract.IncidentState) []Step {
+	var steps []Step
+	for _, planned := range runbook.Plan(s.Input.Tuning.TimeScale) {
+		step := Step{Name: planned.Name, Title: planned.Title, Status: "pending", At: s.Input.Opened.Add(planned.After)}
+		if i := slices.IndexFunc(s.Steps, func(d runbook.Done) bool { return d.Step.Name == planned.Name }); i >= 0 {
+			done := s.Steps[i]
+			step.Status, step.Text, step.At = string(done.Verdict.Status), done.Verdict.Text, done.At
+		}
+		steps = append(steps, step)
+	}
+	return steps
+}
+
+// evidenceOf are the facts that are known, with what is usual. Quantities that are as usual and did
+// not raise the finding still count as evidence: they say what it is not.
+func evidenceOf(f detect.Facts) []Evidence {
+	var list []Evidence
+	add := func(known bool, what, now, usual string) {
+		if known {
+			list = append(list, Evidence{what, now, "usually " + usual})
+		}
+	}
+	add(f.CostKnown, "Median cost of a call", dollars(f.CostUSD), dollars(f.CostBaseline))
+	add(f.QualityKnown, "Median quality", fmt.Sprintf("%.2f", f.Quality), fmt.Sprintf("%.2f", f.QualityBaseline))
+	add(f.SpendKnown, "Spend per minute", dollars(f.SpendPerMinute), dollars(f.SpendBaseline))
+	add(f.CompletionKnown, "Output per input token", fmt.Sprintf("%.2f", f.Completion), fmt.Sprintf("%.2f", f.CompletionBaseline))
+	add(f.CacheKnown, "Input read from cache", fmt.Sprintf("%.0f %%", f.CacheHit*100), fmt.Sprintf("%.0f %%", f.CacheBaseline*100))
+	if f.CostSamples+f.QualitySamples > 0 {
+		list = append(list, Evidence{What: fmt.Sprintf("Samples in %d min", f.WindowMinutes), Now: fmt.Sprintf("%d costs, %d scores", f.CostSamples, f.QualitySamples)})
+	}
+	return list
+}
+
+// dollars writes an amount that is only shown, to three significant digits.
+func dollars(amount float64) string {
+	if amount <= 0 || math.IsInf(amount, 0) || math.IsNaN(amount) {
+		return "$0"
+	}
+	unit := math.Pow(10, math.Floor(math.Log10(amount))-2)
+	return "$" + pricing.Format(usage.PicoUSD(math.Round(math.Round(amount/unit)*unit*1e12)))
+}
+
+// NewDecision is how the page shows a decision's state.
+func NewDecision(s contract.DecisionState, link string) Decision {
+	d := Decision{
+		ID: s.ID, Handle: contract.Handle(s.ID), Incident: s.Input.Incident, Key: s.Input.Key,
+		Action: s.Input.Proposal.Action, Value: s.Input.Proposal.Value,
+		Waiting: s.Status == contract.AwaitingApproval && s.Verdict == nil, Status: string(s.Status),
+		Reason: s.Input.Proposal.Reason, Rule: s.Input.Proposal.Rule, Opened: s.Opened, ExpiresAt: s.ExpiresAt,
+		Shares: s.Plan.Plan.Steps, Share: s.Share, Link: link,
+	}
+	if !d.Waiting && s.Reason != "" {
+		d.Reason = s.Reason
+	}
+	if len(d.Shares) > 0 && !s.Plan.Plan.Provable {
+		d.Caution = "Its help cannot be proved: " + s.Plan.Plan.Reason
+	}
+	switch {
+	case s.Frozen != "":
+		d.Effect = "Frozen at its share: " + s.Frozen
+	case s.Rollout.Effect != nil:
+		d.Effect = s.Rollout.Effect.Reason
+	}
+	if s.Trust != nil && d.Waiting {
+		d.Trust = fmt.Sprintf("%d of %d approvals before it may act by itself", s.Trust.Approved, s.Trust.Needed)
+	}
+	return d
+}

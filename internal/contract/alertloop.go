@@ -1,0 +1,147 @@
+package contract
+
+import (
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/alert"
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// SweepInput starts the sweep of one shard of the keys.
+type SweepInput struct {
+	Shard  int    `json:"shard"`
+	Shards int    `json:"shards"`
+	Tuning Tuning `json:"tuning"`
+	Rounds int    `json:"rounds"` // completed by earlier runs
+}
+
+// RetuneMessage tells a sweep the tuning that a worker was started with. The sweep goes on with it,
+// and so do the loops that it starts from then on; those that run keep theirs.
+type RetuneMessage struct {
+	Shards int    `json:"shards"`
+	Tuning Tuning `json:"tuning"`
+}
+
+// SweepResult is what a sweep that was told to stop leaves.
+type SweepResult struct {
+	Rounds int `json:"rounds"`
+}
+
+// SweepState answers the sweep's query.
+type SweepState struct {
+	Shard  int         `json:"shard"`
+	Rounds int         `json:"rounds"`
+	Last   SweepReport `json:"last"` // of the last completed round
+}
+
+// SweepRequest asks the sweep activity for one round: an hour or so of ticks.
+type SweepRequest struct {
+	Shard  int    `json:"shard"`
+	Shards int    `json:"shards"`
+	Tuning Tuning `json:"tuning"`
+}
+
+// SweepReport is what a round of ticks did; the activity's heartbeat carries it too.
+type SweepReport struct {
+	Ticks      int       `json:"ticks"`
+	Failed     int       `json:"failed"` // ticks that could not read or judge
+	Keys       int       `json:"keys"`   // seen at the last tick
+	Candidates int       `json:"candidates"`
+	Signals    int       `json:"signals"`
+	LastTick   time.Time `json:"last_tick"`
+}
+
+// AlertLoopInput starts the durable loop of one key. State is nil but after continue-as-new.
+type AlertLoopInput struct {
+	Key    usage.Key       `json:"key"`
+	Tuning Tuning          `json:"tuning"`
+	State  *AlertLoopState `json:"state,omitempty"`
+}
+
+// AlertLoopState is everything that an alert loop knows, and what its query answers.
+type AlertLoopState struct {
+	Key      usage.Key        `json:"key"`
+	Alert    alert.State      `json:"alert"`
+	Sequence routing.Sequence `json:"sequence"` // of the last write of a flag
+	Flags    []routing.Flag   `json:"flags"`
+	RenewAt  time.Time        `json:"renew_at"`
+	Epoch    string           `json:"epoch,omitempty"` // of the store of flags, as last heard
+	Incident string           `json:"incident"`        // the open incident's workflow id
+	Closing  bool             `json:"closing"`         // the incident has been told that it is resolved
+	Finding  *detect.Finding  `json:"finding,omitempty"`
+	Done     []string         `json:"done,omitempty"` // the last decisions that took their flag off
+	Opened   int              `json:"opened"`         // incidents opened so far
+}
+
+// AlertLoopResult is what a loop that went quiet leaves.
+type AlertLoopResult struct {
+	Incidents int `json:"incidents"`
+}
+
+// FactsMessage tells a loop what the sweep found at a tick, NONE included. Findings not newer than
+// the last are dropped, so a repeated or late message does no harm.
+type FactsMessage struct {
+	Finding detect.Finding `json:"finding"`
+	// Epoch names the life of the store of flags. Another one means that the store has lost its flags:
+	// the loop then writes its own again at once.
+	Epoch string `json:"epoch,omitempty"`
+}
+
+// SetFlagRequest asks a key's loop to put a flag on at a share, or to take it off (share 0). The
+// same request twice changes nothing the second time.
+type SetFlagRequest struct {
+	Kind      routing.Kind `json:"kind"`
+	Value     string       `json:"value,omitempty"`
+	Share     float64      `json:"share"`
+	Reason    string       `json:"reason"`
+	Decision  string       `json:"decision"`
+	ExpiresAt time.Time    `json:"expires_at"`
+}
+
+// SetFlagResult is the flag as it now stands; Changed is false when there was nothing to do.
+type SetFlagResult struct {
+	Flag    routing.Flag `json:"flag"`
+	Changed bool         `json:"changed"`
+}
+
+// ResolveRequest is a person's word that the incident is over, whatever the telemetry says.
+type ResolveRequest struct {
+	Who    string `json:"who"`
+	Reason string `json:"reason"`
+}
+
+// ResolveResult is what was resolved.
+type ResolveResult struct {
+	Incident string `json:"incident"`
+}
+
+// IncidentEndedMessage tells a loop that its incident has ended and left nothing behind.
+type IncidentEndedMessage struct {
+	Incident  string `json:"incident"`
+	Cancelled bool   `json:"cancelled"` // by an operator, whatever the alert says
+}
+
+// AlertChange is what a loop tells its incident.
+type AlertChange string
+
+// The changes.
+const (
+	Escalated  AlertChange = "escalated"
+	Recovering AlertChange = "recovering"
+	Refired    AlertChange = "refired"
+	Silent     AlertChange = "silent"
+	Heard      AlertChange = "heard" // after a silence
+	Resolved   AlertChange = "resolved"
+)
+
+// AlertChangedMessage tells an incident how its alert moved. Who is set when a person moved it.
+type AlertChangedMessage struct {
+	Change  AlertChange     `json:"change"`
+	Level   detect.Level    `json:"level"`
+	At      time.Time       `json:"at"`
+	Finding *detect.Finding `json:"finding,omitempty"`
+	Who     string          `json:"who,omitempty"`
+	Reason  string          `json:"reason,omitempty"`
+}

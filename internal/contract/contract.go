@@ -1,0 +1,135 @@
+// Package contract holds what the processes of Flyball say to each other through Temporal: workflow
+// ids, the task queue, search attributes, and the messages. Activities and the console need these
+// and may not import the workflows.
+package contract
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// TaskQueue is the one task queue of all Flyball workers.
+const TaskQueue = "flyball"
+
+// WorkflowTaskTimeout is how long a workflow task may be lost with a killed worker before another
+// worker gets it. Temporal's default of 10 s would be half of a PAGE's hold.
+const WorkflowTaskTimeout = 5 * time.Second
+
+// The search attributes, all keywords.
+const (
+	AttrTenant   = "FlyballTenant"
+	AttrModel    = "FlyballModel"
+	AttrSeverity = "FlyballSeverity"
+	AttrState    = "FlyballState"
+	AttrStep     = "FlyballStep"
+)
+
+// SearchAttributes are the names that a namespace must know before any workflow starts.
+func SearchAttributes() []string {
+	return []string{AttrTenant, AttrModel, AttrSeverity, AttrState, AttrStep}
+}
+
+// The workflow types.
+const (
+	Sweep     = "Sweep"
+	AlertLoop = "AlertLoop"
+	Incident  = "Incident"
+	Decision  = "Decision"
+	Autonomy  = "Autonomy"
+)
+
+// The names of messages. A name that people use is both an update, which answers, and a signal,
+// which waits for a worker that is away and is all that tctl can send.
+const (
+	Retune        = "retune"         // signal to Sweep: RetuneMessage
+	Facts         = "facts"          // signal to AlertLoop: FactsMessage
+	SetFlag       = "set_flag"       // update of AlertLoop: SetFlagRequest → SetFlagResult; signal twin
+	Resolve       = "resolve"        // update of AlertLoop: ResolveRequest → ResolveResult; signal twin
+	IncidentEnded = "incident_ended" // signal to AlertLoop: IncidentEndedMessage
+	AlertChanged  = "alert_changed"  // signal to Incident: AlertChangedMessage
+	Acknowledge   = "acknowledge"    // update of Incident: AcknowledgeRequest → IncidentState; signal twin
+	SkipStep      = "skip_step"      // update of Incident: SkipStepRequest → IncidentState; signal twin
+	DecisionMoved = "decision_moved" // signal to Incident: DecisionState
+	Decide        = "decide"         // update of Decision: DecideRequest → DecisionState; signal twin
+	Withdraw      = "withdraw"       // signal to Decision: WithdrawMessage
+	Freeze        = "freeze"         // signal to Decision: FreezeMessage
+	AskTrust      = "ask_trust"      // update of Autonomy: TrustRequest → TrustAnswer
+	TrustOutcome  = "trust_outcome"  // update of Autonomy: TrustOutcomeRequest → TrustAnswer; signal twin
+	State         = "state"          // query of every workflow: its …State
+)
+
+// The types of errors that tell a caller that asking again is no use.
+const (
+	ErrRefused  = "Refused"  // a workflow would not do it as things stand; the message says why
+	ErrBadInput = "BadInput" // the message itself is wrong
+)
+
+// SweepID is the id of the sweep of one shard.
+func SweepID(shard int) string { return fmt.Sprintf("sweep/%d", shard) }
+
+// AlertLoopID is the id of the key's alert loop.
+func AlertLoopID(k usage.Key) string { return "alert/" + path(k) }
+
+// IncidentID is the id of the key's incident that opened at the given time.
+func IncidentID(k usage.Key, opened time.Time) string {
+	return fmt.Sprintf("incident/%s/%d", path(k), opened.Unix())
+}
+
+// DecisionID is the id of one attempt at an action within an incident.
+func DecisionID(incident, action string, attempt int) string {
+	return fmt.Sprintf("decision/%s/%s/%d", incident, url.PathEscape(action), attempt)
+}
+
+// AutonomyID is the id of the tenant's trust ledger.
+func AutonomyID(tenant string) string { return "autonomy/" + url.PathEscape(tenant) }
+
+func path(k usage.Key) string { return url.PathEscape(k.Tenant) + "/" + url.PathEscape(k.Model) }
+
+// KeyOf reads the key back out of the id of an alert loop, an incident or a decision.
+func KeyOf(id string) (usage.Key, error) {
+	rest := strings.TrimPrefix(id, "decision/")
+	kind, rest, _ := strings.Cut(rest, "/")
+	parts := strings.Split(rest, "/")
+	if (kind != "alert" && kind != "incident") || len(parts) < 2 {
+		return usage.Key{}, fmt.Errorf("workflow id %q names no key: want alert/…, incident/… or decision/incident/…", id)
+	}
+	tenant, err := url.PathUnescape(parts[0])
+	if err != nil {
+		return usage.Key{}, fmt.Errorf("reading the tenant in workflow id %q: %w", id, err)
+	}
+	model, err := url.PathUnescape(parts[1])
+	if err != nil {
+		return usage.Key{}, fmt.Errorf("reading the model in workflow id %q: %w", id, err)
+	}
+	return usage.Key{Tenant: tenant, Model: model}, nil
+}
+
+// OpenedAt reads the opening time back out of an incident's or a decision's id.
+func OpenedAt(id string) (time.Time, error) {
+	parts := strings.Split(strings.TrimPrefix(id, "decision/"), "/")
+	if len(parts) < 4 || parts[0] != "incident" {
+		return time.Time{}, fmt.Errorf("workflow id %q is not an incident's", id)
+	}
+	sec, err := strconv.ParseInt(parts[3], 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the time in workflow id %q: %w", id, err)
+	}
+	return time.Unix(sec, 0).UTC(), nil
+}
+
+// handleLength is enough hexadecimal digits that a hundred open workflows collide with a chance
+// under one in a thousand; whoever looks a handle up is told when it fits two.
+const handleLength = 6
+
+// Handle is a short name for a workflow id, to be typed by people: "a41f09".
+func Handle(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:])[:handleLength]
+}

@@ -1,0 +1,87 @@
+package contract_test
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// Whatever tenants and models are called, ids are told apart and give back what they were made of.
+func TestIDsAreReadBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`[^\x00]{1,20}`)
+		key := usage.Key{Tenant: name.Draw(t, "tenant"), Model: name.Draw(t, "model")}
+		opened := time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "opened"), 0).UTC()
+		incident := contract.IncidentID(key, opened)
+		decision := contract.DecisionID(incident, rapid.StringMatching(`[^\x00]{1,10}`).Draw(t, "action"), 3)
+		for _, id := range []string{contract.AlertLoopID(key), incident, decision} {
+			back, err := contract.KeyOf(id)
+			require.NoError(t, err)
+			require.Equal(t, key, back)
+		}
+		for _, id := range []string{incident, decision} {
+			at, err := contract.OpenedAt(id)
+			require.NoError(t, err)
+			require.Equal(t, opened, at)
+		}
+	})
+}
+
+func TestIDsThatNameNoKey(t *testing.T) {
+	for _, id := range []string{"", "sweep/0", "autonomy/a", "alert", "alert/a", "alert/%zz/b", "incident/a/%zz/1", "decision/downgrade/1"} {
+		_, err := contract.KeyOf(id)
+		require.Error(t, err, id)
+	}
+	for _, id := range []string{"", "alert/a/b", "incident/a/b", "incident/a/b/soon"} {
+		_, err := contract.OpenedAt(id)
+		require.Error(t, err, id)
+	}
+}
+
+func TestHandlesAreShortAndSteady(t *testing.T) {
+	a, b := contract.Handle("decision/incident/a/b/1/downgrade/1"), contract.Handle("decision/incident/a/b/1/downgrade/2")
+	require.Len(t, a, 6)
+	require.NotEqual(t, a, b)
+	require.Equal(t, a, contract.Handle("decision/incident/a/b/1/downgrade/1"))
+}
+
+func TestTuningScalesAndValidates(t *testing.T) {
+	demo := contract.NewTuning(0.1)
+	require.NoError(t, demo.Validate())
+	require.Equal(t, 12*time.Second, demo.Scaled(2*time.Minute))
+	text, err := json.Marshal(demo)
+	require.NoError(t, err)
+	var back contract.Tuning
+	require.NoError(t, json.Unmarshal(text, &back))
+	require.Equal(t, demo, back)
+
+	for _, spoil := range []func(*contract.Tuning){
+		func(t *contract.Tuning) { t.TimeScale = 0 },
+		func(t *contract.Tuning) { t.TimeScale = 1000 },
+		func(t *contract.Tuning) { t.Holds.Silence = 0 },
+		func(t *contract.Tuning) { t.Limits.MaxHold = 0 },
+		func(t *contract.Tuning) { t.Limits.UnprovenHold = 0 },
+	} {
+		bad := demo
+		spoil(&bad)
+		require.Error(t, bad.Validate())
+	}
+}
+
+func TestStatusesThatAreFinal(t *testing.T) {
+	for _, s := range []contract.Status{contract.Denied, contract.Expired, contract.Withdrawn, contract.Approved, contract.Released, contract.Reverted} {
+		require.True(t, s.Final(), s)
+	}
+	for _, s := range []contract.Status{contract.Proposed, contract.AwaitingApproval, contract.Actuating, contract.Holding, contract.Releasing} {
+		require.False(t, s.Final(), s)
+	}
+	require.False(t, contract.Proposal{}.Wanted())
+	require.False(t, contract.Proposal{Action: "downgrade", Mode: contract.Never}.Wanted())
+	require.True(t, contract.Proposal{Action: "downgrade", Mode: contract.Ask}.Wanted())
+}

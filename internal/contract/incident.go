@@ -1,0 +1,175 @@
+package contract
+
+import (
+	"slices"
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/runbook"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// IncidentInput opens an incident.
+type IncidentInput struct {
+	Key     usage.Key      `json:"key"`
+	Opened  time.Time      `json:"opened"`
+	Level   detect.Level   `json:"level"`
+	Finding detect.Finding `json:"finding"`
+	Loop    string         `json:"loop"` // the workflow id of the alert loop that opened it
+	Tuning  Tuning         `json:"tuning"`
+}
+
+// IncidentResult is how an incident ended.
+type IncidentResult struct {
+	Cause  string `json:"cause"` // empty: unclear
+	Reason string `json:"reason"`
+	Report string `json:"report"`
+}
+
+// Phase is where an incident stands.
+type Phase string
+
+// The phases of an incident.
+const (
+	IncidentOpen       Phase = "open"
+	IncidentRecovering Phase = "recovering" // the finding is gone; it may soon resolve
+	IncidentClosing    Phase = "closing"    // resolved; its decisions have not ended yet
+	IncidentClosed     Phase = "closed"
+)
+
+// IncidentState is everything about an incident: the query's answer and the stored row.
+type IncidentState struct {
+	ID           string            `json:"id"`
+	Input        IncidentInput     `json:"input"`
+	Level        detect.Level      `json:"level"` // the highest so far
+	Phase        Phase             `json:"phase"`
+	Silent       bool              `json:"silent"` // telemetry has gone silent
+	Step         string            `json:"step"`   // the last one walked
+	Steps        []runbook.Done    `json:"steps"`
+	NextAt       time.Time         `json:"next_at"` // of the next step; zero when there is none
+	Evidence     Evidence          `json:"evidence"`
+	Finding      detect.Finding    `json:"finding"` // the newest
+	Acknowledged *Acknowledgement  `json:"acknowledged,omitempty"`
+	Decisions    []DecisionSummary `json:"decisions"`
+	Scoring      bool              `json:"scoring"`  // every call is scored
+	Frozen       bool              `json:"frozen"`   // no act rises above its share any more
+	LastAct      time.Time         `json:"last_act"` // when an act on the key ended last before this incident; zero: none is known
+	UpdatedAt    time.Time         `json:"updated_at"`
+	ClosedAt     time.Time         `json:"closed_at"` // zero while it is open
+	Reason       string            `json:"reason"`    // of the phase
+	Report       string            `json:"report,omitempty"`
+}
+
+// Evidence is what the steps have gathered, as data.
+type Evidence struct {
+	Changes    Changes                `json:"changes"`
+	Provider   runbook.ProviderHealth `json:"provider"`
+	Completion runbook.Completion     `json:"completion"`
+}
+
+// Changes are what was shipped, or first seen, shortly before an incident.
+type Changes struct {
+	Deployments []usage.Deployment  `json:"deployments"`
+	FirstSeen   []runbook.FirstSeen `json:"first_seen"`
+}
+
+// EvidenceRequest asks for evidence about a key around the opening of its incident.
+type EvidenceRequest struct {
+	Key    usage.Key `json:"key"`
+	Opened time.Time `json:"opened"`
+}
+
+// Acknowledgement is who has taken an incident on.
+type Acknowledgement struct {
+	Who  string    `json:"who"`
+	Note string    `json:"note"`
+	At   time.Time `json:"at"`
+}
+
+// DecisionSummary is one line about one of an incident's decisions.
+type DecisionSummary struct {
+	ID        string       `json:"id"`
+	Action    string       `json:"action"`
+	Kind      routing.Kind `json:"kind"` // of its flag
+	Value     string       `json:"value"`
+	Status    Status       `json:"status"`
+	Reason    string       `json:"reason"`
+	Who       string       `json:"who,omitempty"`
+	Share     float64      `json:"share"`
+	Acted     bool         `json:"acted"` // its flag was on at some time
+	Effect    Effect       `json:"effect"`
+	ExpiresAt time.Time    `json:"expires_at"`
+	ChangedAt time.Time    `json:"changed_at"`
+	Moves     int          `json:"moves"` // how many transitions this tells of; a lower one is old news
+}
+
+// Summary is the decision in one line.
+func (s DecisionState) Summary() DecisionSummary {
+	d := DecisionSummary{
+		ID: s.ID, Action: s.Input.Proposal.Action, Kind: s.Input.Proposal.Kind, Value: s.Input.Proposal.Value,
+		Status: s.Status, Reason: s.Reason, Share: s.Share, Effect: s.Effect, ExpiresAt: s.ExpiresAt, ChangedAt: s.ChangedAt, Moves: len(s.History),
+		Acted: slices.ContainsFunc(s.History, func(t Transition) bool { return t.Share > 0 }),
+	}
+	if s.Verdict != nil {
+		d.Who = s.Verdict.Who
+	}
+	return d
+}
+
+// AcknowledgeRequest says who takes the incident on.
+type AcknowledgeRequest struct {
+	Who  string `json:"who"`
+	Note string `json:"note"`
+}
+
+// SkipStepRequest skips a step that has not been walked yet.
+type SkipStepRequest struct {
+	Step   string `json:"step"`
+	Who    string `json:"who"`
+	Reason string `json:"reason"`
+}
+
+// ActRequest asks act.yaml what to do about an incident as it stands.
+type ActRequest struct {
+	Key         usage.Key      `json:"key"`
+	Level       detect.Level   `json:"level"`
+	Finding     detect.Finding `json:"finding"`
+	Step        string         `json:"step"` // the last one walked
+	Steps       []runbook.Done `json:"steps"`
+	Changes     Changes        `json:"changes"`
+	Provable    bool           `json:"provable"` // traffic can prove an act
+	CoolingDown bool           `json:"cooling_down"`
+	Frozen      bool           `json:"frozen"`
+	Scoring     bool           `json:"scoring"`
+	Acting      string         `json:"acting"` // the action under way; empty: none
+}
+
+// WrittenReport is an incident's report for people.
+type WrittenReport struct {
+	Markdown string `json:"markdown"`
+}
+
+// NoticeKind says what a notice is about.
+type NoticeKind string
+
+// The kinds of notice.
+const (
+	NoticeOpened    NoticeKind = "opened"
+	NoticeEscalated NoticeKind = "escalated"
+	NoticeQuestion  NoticeKind = "question" // a decision waits for a person
+	NoticeReport    NoticeKind = "report"
+	NoticeClosed    NoticeKind = "closed"
+)
+
+// Notice is something that the people on call should hear. Its ID with its kind is unique, so a
+// channel can post it once however often it is told.
+type Notice struct {
+	Kind  NoticeKind   `json:"kind"`
+	ID    string       `json:"id"` // of the incident or decision
+	Key   usage.Key    `json:"key"`
+	Level detect.Level `json:"level"`
+	At    time.Time    `json:"at"`
+	Title string       `json:"title"`
+	Text  string       `json:"text"` // Markdown
+}

@@ -1,0 +1,191 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/pricing"
+	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// The bounds on a request: its body and each name in it, in bytes.
+const (
+	maxBody = 64 << 10
+	maxName = 512
+)
+
+// The headers of an answer. The cost is an estimate in US dollars, the age is in milliseconds.
+const (
+	headerRoute    = "X-LLM-Route"
+	headerEstimate = "X-LLM-Cost-Estimate"
+	headerStale    = "X-LLM-Flags-Stale-Ms"
+)
+
+// decision is the body of POST /v1/decide.
+type decision struct {
+	routing.Answer
+	EstimatedCost json.Number `json:"estimated_cost_usd,omitempty"`
+}
+
+func (g *Gateway) decide(w http.ResponseWriter, r *http.Request) {
+	var request routing.Request
+	if err := decode(w, r, &request); err != nil {
+		refuse(w, err)
+		return
+	}
+	if err := check(request); err != nil {
+		refuse(w, err)
+		return
+	}
+	now := g.o.Now()
+	answer := decision{Answer: routing.Decide(g.snapshot.Load(), request, now)}
+	if !answer.Stop {
+		answer.EstimatedCost = g.estimate(answer.Model, request, now)
+	}
+	h := w.Header()
+	h.Set(headerRoute, answer.Route)
+	if answer.EstimatedCost != "" {
+		h.Set(headerEstimate, answer.EstimatedCost.String())
+	}
+	g.markStale(h, now)
+	reply(w, http.StatusOK, answer)
+}
+
+// estimate prices the call as if nothing of its input were cached and all of its allowed output
+// were used; without an allowance it is the input alone. It is empty for a model without a price,
+// which is not the same as free.
+func (g *Gateway) estimate(model string, r routing.Request, now time.Time) json.Number {
+	quote, err := g.o.Prices.Quote("", model, "", now)
+	if err != nil {
+		return ""
+	}
+	cost, err := quote.Cost(usage.Tokens{UncachedInput: r.InputTokens, Output: r.MaxOutputTokens})
+	if err != nil {
+		return ""
+	}
+	return json.Number(pricing.Format(cost))
+}
+
+func (g *Gateway) markStale(h http.Header, now time.Time) {
+	if age := g.stale(now); age >= staleAfter {
+		h.Set(headerStale, strconv.FormatInt(age.Milliseconds(), 10))
+	}
+}
+
+func check(r routing.Request) error {
+	for _, f := range []struct {
+		field, value string
+		required     bool
+	}{
+		{"tenant_id", r.TenantID, true},
+		{"trace_id", r.TraceID, true},
+		{"requested_model", r.RequestedModel, true},
+		{"session_id", r.SessionID, false},
+		{"task", r.Task, false},
+	} {
+		if err := checkName(f.field, f.value, f.required); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct {
+		field string
+		n     int64
+	}{{"input_tokens", r.InputTokens}, {"max_output_tokens", r.MaxOutputTokens}} {
+		if f.n < 0 || f.n > usage.MaxTokens {
+			return fmt.Errorf("%s is %d, outside 0..%d", f.field, f.n, usage.MaxTokens)
+		}
+	}
+	return nil
+}
+
+func checkName(field, value string, required bool) error {
+	if required && value == "" {
+		return fmt.Errorf("%s is missing", field)
+	}
+	if len(value) > maxName {
+		return fmt.Errorf("%s is %d bytes long, more than %d", field, len(value), maxName)
+	}
+	return nil
+}
+
+// sampling is the body of GET /v1/sampling.
+type sampling struct {
+	Sampled bool    `json:"sampled"`
+	Rate    float64 `json:"rate"`
+}
+
+func (g *Gateway) sampling(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	for _, field := range []string{"tenant", "model", "trace_id"} {
+		if err := checkName(field, query.Get(field), true); err != nil {
+			refuse(w, err)
+			return
+		}
+	}
+	now := g.o.Now()
+	key := usage.Key{Tenant: query.Get("tenant"), Model: query.Get("model")}
+	sampled, rate := routing.Sampled(g.snapshot.Load(), key, query.Get("trace_id"), g.o.SampleRate(key), now)
+	g.markStale(w.Header(), now)
+	reply(w, http.StatusOK, sampling{sampled, rate})
+}
+
+// obeyed is the body of GET /v1/flags.
+type obeyed struct {
+	routing.Revision
+	StaleMS int64          `json:"stale_ms"`
+	Flags   []routing.Flag `json:"flags"`
+}
+
+func (g *Gateway) flags(w http.ResponseWriter, _ *http.Request) {
+	now, snapshot := g.o.Now(), g.snapshot.Load()
+	g.markStale(w.Header(), now)
+	reply(w, http.StatusOK, obeyed{snapshot.Revision, g.stale(now).Milliseconds(), snapshot.Live(now)})
+}
+
+// decode reads one JSON object. Unknown fields are refused: a mistyped session_id would silently
+// scatter a conversation over both arms.
+func decode(w http.ResponseWriter, r *http.Request, into any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		if errors.Is(err, io.EOF) {
+			return errors.New("the body is empty; send one JSON object")
+		}
+		return fmt.Errorf("the body is not the JSON object expected: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("the body holds more than one JSON object")
+	}
+	return nil
+}
+
+// problem is the body of every refusal.
+type problem struct {
+	Error struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"error"`
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	status, p := http.StatusBadRequest, problem{}
+	p.Error.Code, p.Error.Message = "bad_request", err.Error()
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		status, p.Error.Code = http.StatusRequestEntityTooLarge, "too_large"
+		p.Error.Message = fmt.Sprintf("the body is larger than %d bytes", maxBody)
+	}
+	reply(w, status, p)
+}
+
+// reply writes the body. An error here means that the caller has gone, and nobody is left to tell.
+func reply(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}

@@ -1,0 +1,300 @@
+package ingest
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// maxRefusals bounds the refusals that an answer lists; further ones are only counted.
+const maxRefusals = 1000
+
+// refusal says what is wrong with one record of a request.
+type refusal struct {
+	Index  int    `json:"index"`
+	Field  string `json:"field"`
+	Reason string `json:"reason"`
+}
+
+// answer is what a sender is told.
+type answer struct {
+	Accepted   int       `json:"accepted"`
+	Refused    []refusal `json:"refused"`
+	Unlisted   int       `json:"refused_unlisted,omitempty"` // refusals beyond those that are listed
+	Duplicates int       `json:"duplicates"`
+}
+
+// statusError is a refusal of a whole request.
+type statusError struct {
+	status int
+	retry  int // seconds; 0 leaves Retry-After out
+	err    error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
+func refuseAll(status int, format string, args ...any) error {
+	return &statusError{status: status, err: fmt.Errorf(format, args...)}
+}
+
+// serve answers requests whose bodies decode reads.
+func (i *Ingest) serve(decode func(*decoder, *request, *answer)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a, err := i.take(r, decode)
+		w.Header().Set("Content-Type", "application/json")
+		if err != nil {
+			s := statusOf(err)
+			if s.retry > 0 {
+				w.Header().Set("Retry-After", strconv.Itoa(s.retry))
+			}
+			w.WriteHeader(s.status)
+			reply(w, map[string]string{"error": s.Error()})
+			return
+		}
+		if len(a.Refused) > 0 && a.Accepted+a.Duplicates == 0 {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+		reply(w, a)
+	}
+}
+
+func reply(w io.Writer, value any) {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(value) // the sender has gone: it will ask again
+}
+
+func statusOf(err error) *statusError {
+	var s *statusError
+	switch {
+	case errors.As(err, &s):
+		return s
+	case errors.Is(err, errBusy):
+		return &statusError{http.StatusTooManyRequests, 5, err}
+	case errors.Is(err, errFull):
+		return &statusError{http.StatusServiceUnavailable, 30, err}
+	}
+	return &statusError{http.StatusServiceUnavailable, 1, err}
+}
+
+func (i *Ingest) take(r *http.Request, decode func(*decoder, *request, *answer)) (*answer, error) {
+	tenant, err := i.door.Admit(r)
+	switch {
+	case errors.Is(err, ErrNoToken):
+		return nil, refuseAll(http.StatusUnauthorized, "%w", err)
+	case err != nil:
+		return nil, refuseAll(http.StatusForbidden, "%w", err)
+	}
+	if err := checkType(r.Header.Get("Content-Type")); err != nil {
+		return nil, err
+	}
+	if i.spool.backlog(i.cursor.Load()) > i.opt.MaxSpool {
+		return nil, errBusy
+	}
+	body, release, err := i.body(r)
+	defer release()
+	if err != nil {
+		return nil, err
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, refuseAll(http.StatusBadRequest, "the body is empty")
+	}
+	d := newDecoder(body, i.opt.Now(), tenant)
+	req, a := newRequest(i), &answer{Refused: []refusal{}}
+	decode(d, req, a)
+	if err := i.submit(r.Context(), req); err != nil {
+		return nil, err
+	}
+	a.Accepted, a.Duplicates = req.accepted, req.duplicates
+	for _, late := range req.refused {
+		a.refuse(late)
+	}
+	i.stats.refused.Add(int64(len(a.Refused) + a.Unlisted))
+	slices.SortStableFunc(a.Refused, func(x, y refusal) int { return cmp.Compare(x.Index, y.Index) })
+	return a, nil
+}
+
+func (a *answer) refuse(r refusal) {
+	if len(a.Refused) == maxRefusals {
+		a.Unlisted++
+		return
+	}
+	a.Refused = append(a.Refused, r)
+}
+
+// checkType lets JSON in under the names that it goes by, and what has no name.
+func checkType(contentType string) error {
+	if contentType == "" {
+		return nil
+	}
+	kind, _, err := mime.ParseMediaType(contentType)
+	if err == nil {
+		switch kind {
+		case "application/json", "application/x-ndjson", "application/ndjson", "application/jsonl",
+			"application/x-jsonlines", "application/json-seq", "text/plain", "text/json",
+			"application/x-www-form-urlencoded": // what curl -d sends when told nothing
+			return nil
+		}
+	}
+	return refuseAll(http.StatusUnsupportedMediaType, "content type %q is not taken: send application/json or application/x-ndjson", contentType)
+}
+
+// bodyChunk is how far a body is read between looks at the memory that all bodies take.
+const bodyChunk = 64 << 10
+
+// body reads a request's body, decompressed and bounded. Release gives its memory back.
+func (i *Ingest) body(r *http.Request) (body []byte, release func(), err error) {
+	taken := int64(0)
+	release = func() { i.inFlight.Add(-taken) }
+	source := io.Reader(http.MaxBytesReader(nil, r.Body, i.opt.MaxBody))
+	source, closeSource, err := decompress(source, r.Header.Get("Content-Encoding"))
+	if err != nil {
+		return nil, release, err
+	}
+	defer closeSource()
+	if r.ContentLength > i.opt.MaxBody {
+		return nil, release, tooLarge(i.opt.MaxBody)
+	}
+	body = make([]byte, 0, min(max(r.ContentLength, bodyChunk), i.opt.MaxBody, 1<<20)+1)
+	for {
+		if len(body) == cap(body) {
+			body = slices.Grow(body, bodyChunk)
+		}
+		if more := int64(cap(body)) - taken; more > 0 {
+			taken += more
+			if i.inFlight.Add(more) > 8*i.opt.MaxBody {
+				return nil, release, &statusError{http.StatusTooManyRequests, 1, errors.New("too many large requests at once; try again")}
+			}
+		}
+		n, err := source.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if int64(len(body)) > i.opt.MaxBody {
+			return nil, release, tooLarge(i.opt.MaxBody)
+		}
+		var large *http.MaxBytesError
+		switch {
+		case err == io.EOF:
+			return body, release, nil
+		case errors.As(err, &large):
+			return nil, release, tooLarge(i.opt.MaxBody)
+		case err != nil:
+			return nil, release, refuseAll(http.StatusBadRequest, "read the body: %w", err)
+		}
+	}
+}
+
+func tooLarge(limit int64) error {
+	return refuseAll(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes: send fewer records at once", limit)
+}
+
+func decompress(source io.Reader, encoding string) (io.Reader, func(), error) {
+	switch strings.ToLower(strings.TrimSpace(encoding)) {
+	case "", "identity":
+		return source, func() {}, nil
+	case "gzip", "x-gzip":
+		z, err := gzip.NewReader(source)
+		if err != nil {
+			return nil, nil, refuseAll(http.StatusBadRequest, "the body is not gzip: %w", err)
+		}
+		return z, func() { z.Close() }, nil
+	case "zstd":
+		z, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return nil, nil, refuseAll(http.StatusBadRequest, "the body is not zstd: %w", err)
+		}
+		return z, z.Close, nil
+	}
+	return nil, nil, refuseAll(http.StatusUnsupportedMediaType, "content encoding %q is not taken: send gzip or zstd", encoding)
+}
+
+func (d *decoder) spans(req *request, a *answer) {
+	var s usage.Span
+	var q usage.Quality
+	hasQuality := false
+	d.each(a,
+		func() (err error) { hasQuality, err = d.span(&s, &q); return err },
+		func(index int) {
+			if hasQuality {
+				req.addSpan(index, &s, &q)
+			} else {
+				req.addSpan(index, &s, nil)
+			}
+		})
+}
+
+func (d *decoder) qualities(req *request, a *answer) {
+	var q usage.Quality
+	d.each(a, func() error { return d.qualityEvent(&q) }, func(index int) { req.addQuality(index, &q) })
+}
+
+func (d *decoder) deployments(req *request, a *answer) {
+	var p usage.Deployment
+	d.each(a, func() error { return d.deployment(&p) }, func(index int) { req.addDeployment(index, &p) })
+}
+
+// each reads a body's records, of an array or one after the other, and keeps the good ones. Where an
+// array is broken what follows cannot be read; where a line is, the next one can.
+func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
+	index := 0
+	record := func() error {
+		start := d.pos
+		err := one()
+		if err == nil && d.pos-start > maxRecord {
+			err = wrong("the record is larger than %d bytes", maxRecord)
+		}
+		var field *fieldError
+		switch {
+		case err == nil:
+			keep(index)
+		case errors.As(err, &field):
+			d.pos = start
+			if _, err = d.skip(); err != nil {
+				return err
+			}
+			a.refuse(refusal{index, field.field, field.reason})
+		default:
+			return err
+		}
+		index++
+		return nil
+	}
+	d.space()
+	if d.peek() == '[' {
+		err := d.array(record)
+		if d.space(); err == nil && d.pos < len(d.text) {
+			err = d.syntax("there is more behind the array")
+		}
+		if err != nil {
+			a.refuse(refusal{index, "", err.Error() + "; the rest of the body was not read"})
+		}
+		return
+	}
+	for d.space(); d.pos < len(d.text); d.space() {
+		start := d.pos
+		err := record()
+		if err == nil {
+			continue
+		}
+		a.refuse(refusal{index, "", err.Error()})
+		index++
+		next := bytes.IndexByte(d.text[start:], '\n')
+		if next < 0 {
+			return
+		}
+		d.pos = start + next
+	}
+}

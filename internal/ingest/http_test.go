@@ -1,0 +1,381 @@
+package ingest
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// spanWith is a good span with some fields changed; a nil value takes a field out.
+func spanWith(t testing.TB, changes map[string]any) string {
+	t.Helper()
+	fields := map[string]any{
+		"trace_id": "t1", "span_id": "s1", "timestamp": "2026-06-01T11:00:00Z", "tenant_id": "org",
+		"provider": "openai", "model": "gpt-4o", "tokens": map[string]any{"prompt": 10, "completion": 5},
+	}
+	for k, v := range changes {
+		if v == nil {
+			delete(fields, k)
+		} else {
+			fields[k] = v
+		}
+	}
+	text, err := json.Marshal(fields)
+	require.NoError(t, err)
+	return string(text)
+}
+
+func TestBadSpans(t *testing.T) {
+	t.Parallel()
+	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	raw := json.RawMessage(nil)
+	for _, tc := range []struct {
+		name          string
+		changes       map[string]any
+		body          string
+		field, reason string
+	}{
+		{name: "no trace", changes: map[string]any{"trace_id": nil}, field: "trace_id", reason: "is missing"},
+		{name: "null span", changes: map[string]any{"span_id": raw}, field: "span_id", reason: "is missing"},
+		{name: "no tenant", changes: map[string]any{"tenant_id": nil}, field: "tenant_id", reason: "is missing"},
+		{name: "no model", changes: map[string]any{"model": nil}, field: "model", reason: "is missing"},
+		{name: "no time", changes: map[string]any{"timestamp": nil}, field: "timestamp", reason: "is missing"},
+		{name: "1970", changes: map[string]any{"timestamp": "1970-01-01T00:00:00Z"}, field: "timestamp", reason: "is before 2020"},
+		{name: "2100", changes: map[string]any{"timestamp": "2100-01-01T00:00:00Z"}, field: "timestamp", reason: "more than an hour in the future"},
+		{name: "no zone", changes: map[string]any{"timestamp": "2026-06-01T11:00:00"}, field: "timestamp", reason: "RFC 3339"},
+		{name: "epoch", changes: map[string]any{"timestamp": 1717236000}, field: "timestamp", reason: "must be a string"},
+		{name: "wrong type", changes: map[string]any{"model": 4}, field: "model", reason: "must be a string"},
+		{name: "long name", changes: map[string]any{"model": strings.Repeat("m", 257)}, field: "model", reason: "longer than 256"},
+		{name: "all models", changes: map[string]any{"model": "*"}, field: "requested_model", reason: "stands for all models"},
+		{name: "unknown field", changes: map[string]any{"modle": "x"}, field: "modle", reason: "not a known field"},
+		{name: "negative", changes: map[string]any{"tokens": map[string]any{"prompt": -1}}, field: "tokens.prompt", reason: "negative"},
+		{name: "fraction", changes: map[string]any{"tokens": map[string]any{"completion": 1.5}}, field: "tokens.completion", reason: "whole number"},
+		{name: "overflow", changes: map[string]any{"tokens": map[string]any{"prompt": 1 << 60}}, field: "tokens.prompt", reason: "at most"},
+		{name: "cached beyond prompt", changes: map[string]any{"tokens": map[string]any{"prompt": 5, "cached": 6}}, field: "tokens.cached", reason: "exceed the prompt"},
+		{name: "reasoning beyond completion", changes: map[string]any{"tokens": map[string]any{"completion": 5, "reasoning": 6}}, field: "tokens.reasoning", reason: "exceeds the completion"},
+		{name: "negative cost", changes: map[string]any{"cost_usd": -0.1}, field: "cost_usd", reason: "negative"},
+		{name: "cost in words", changes: map[string]any{"cost_usd": "much"}, field: "cost_usd", reason: "amount in dollars"},
+		{name: "no complexity", changes: map[string]any{"complexity": 0}, field: "complexity", reason: "above 0"},
+		{name: "arm", changes: map[string]any{"arm": "left"}, field: "arm", reason: "none, treated or holdback"},
+		{name: "tag", changes: map[string]any{"tags": map[string]any{"a": 1}}, field: "tags.a", reason: "must be a string"},
+		{name: "score", changes: map[string]any{"quality": map[string]any{"evaluator": "e", "score": 1.2}}, field: "quality.score", reason: "between 0 and 1"},
+		{name: "no score", changes: map[string]any{"quality": map[string]any{"evaluator": "e"}}, field: "quality.score", reason: "is missing"},
+		{name: "usage", changes: map[string]any{"usage": []int{1}}, field: "usage", reason: "must be an object"},
+		{name: "not an object", body: `"x"`, reason: "must be an object"},
+		{name: "NaN", body: `{"trace_id":NaN}`, reason: "NaN and Infinity are not JSON"},
+		{name: "field twice", body: `{"trace_id":"a","trace_id":"b"}`, field: "trace_id", reason: "there twice"},
+		{name: "UTF-8", body: "{\"trace_id\":\"\xff\"}", reason: "not valid UTF-8"},
+		{name: "lone surrogate", body: `{"trace_id":"\ud800"}`, reason: `bad \u escape`},
+		{name: "cut off", body: `{"trace_id":"a"`, reason: "expected ',' or '}'"},
+		{name: "bomb", body: `{"usage":` + strings.Repeat(`{"a":`, 100_000), reason: "nested deeper than 32 levels"},
+		{name: "array bomb", body: strings.Repeat(`[`, 100_000), reason: "nested deeper than 32 levels"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			body := tc.body
+			if body == "" {
+				body = spanWith(t, tc.changes)
+			}
+			w := post(i, "/v1/spans", body)
+			require.Equal(t, 400, w.Code, w.Body)
+			var a answer
+			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a))
+			require.Zero(t, a.Accepted)
+			require.NotEmpty(t, a.Refused)
+			require.Equal(t, 0, a.Refused[0].Index)
+			require.Equal(t, tc.field, a.Refused[0].Field)
+			require.Contains(t, a.Refused[0].Reason, tc.reason)
+		})
+	}
+}
+
+func TestGoodRecordsOfABatchGoIn(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	i, _ := start(t, testOptions(t, t.TempDir(), sink))
+	good := func(n int) string { return spanWith(t, map[string]any{"span_id": fmt.Sprint("s", n)}) }
+	bad := spanWith(t, map[string]any{"model": 1})
+
+	w := post(i, "/v1/spans", "["+good(1)+","+bad+","+good(2)+","+good(1)+"]")
+	require.Equal(t, 200, w.Code)
+	require.JSONEq(t, `{"accepted":2,"duplicates":1,"refused":[{"index":1,"field":"model","reason":"must be a string"}]}`, w.Body.String())
+
+	w = post(i, "/v1/spans", good(3)+"\n{\"trace_id\":\n"+bad+"\nrubbish\n\n"+good(4)+"\n")
+	require.Equal(t, 200, w.Code)
+	var a answer
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a))
+	require.Equal(t, 2, a.Accepted)
+	require.Len(t, a.Refused, 3)
+	require.Equal(t, []int{1, 2, 3}, []int{a.Refused[0].Index, a.Refused[1].Index, a.Refused[2].Index})
+
+	w = post(i, "/v1/spans", "["+good(5)+", oops, "+good(6)+"]")
+	require.Equal(t, 200, w.Code)
+	require.Contains(t, w.Body.String(), `"accepted":1`)
+	require.Contains(t, w.Body.String(), "the rest of the body was not read")
+
+	w = post(i, "/v1/spans", "["+good(7)+"] trailing")
+	require.Contains(t, w.Body.String(), "more behind the array")
+	w = post(i, "/v1/spans", "[]")
+	require.Equal(t, 200, w.Code)
+	w = post(i, "/v1/spans", " \n")
+	require.Equal(t, 400, w.Code)
+
+	require.Eventually(t, func() bool { return sink.count() == 6 }, 10*time.Second, time.Millisecond)
+	s := i.Stats()
+	require.EqualValues(t, 6, s.Accepted)
+	require.EqualValues(t, 1, s.Duplicates)
+	require.EqualValues(t, 6, s.Refused)
+	require.EqualValues(t, 6, s.Inserted)
+}
+
+func TestRefusalsAreBounded(t *testing.T) {
+	t.Parallel()
+	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	w := post(i, "/v1/spans", strings.Repeat("1\n", 5000))
+	var a answer
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a))
+	require.Len(t, a.Refused, maxRefusals)
+	require.Equal(t, 5000-maxRefusals, a.Unlisted)
+}
+
+func TestUsageWinsOverTokens(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	i, _ := start(t, testOptions(t, t.TempDir(), sink))
+	for n, tc := range []struct {
+		provider string
+		usage    any
+		want     usage.Tokens
+		complete bool
+	}{
+		{
+			"openai",
+			map[string]any{"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": map[string]any{"cached_tokens": 2}},
+			usage.Tokens{UncachedInput: 5, CacheRead: 2, Output: 3},
+			true,
+		},
+		{"openai", map[string]any{"strange": 7}, usage.Tokens{UncachedInput: 10, Output: 5}, false},
+		{"somebody", map[string]any{"in": 7}, usage.Tokens{UncachedInput: 10, Output: 5}, false},
+		{"openai", nil, usage.Tokens{UncachedInput: 10, Output: 5}, true},
+	} {
+		id := fmt.Sprint("s", n)
+		w := post(i, "/v1/spans", spanWith(t, map[string]any{"span_id": id, "provider": tc.provider, "usage": tc.usage}))
+		require.Equal(t, 200, w.Code, w.Body)
+		require.Eventually(t, func() bool { return sink.span("org/t1/"+id).SpanID == id }, 10*time.Second, time.Millisecond)
+		s := sink.span("org/t1/" + id)
+		require.Equal(t, tc.want, s.Tokens)
+		require.Equal(t, tc.complete, s.UsageComplete)
+		require.Equal(t, tc.provider == "openai", s.Priced, "an unknown model is not free, it is unpriced")
+	}
+	s := i.Stats()
+	require.EqualValues(t, 2, s.Incomplete)
+	require.Equal(t, map[string]int64{"gpt-4o": 1}, s.Unpriced)
+}
+
+func gzipped(t *testing.T, text string) string {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, err := z.Write([]byte(text))
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+	return b.String()
+}
+
+func TestBodies(t *testing.T) {
+	t.Parallel()
+	opt := testOptions(t, t.TempDir(), newStore())
+	opt.MaxBody = 100_000
+	i, _ := start(t, opt)
+	z, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	zstded := func(text string) string { return string(z.EncodeAll([]byte(text), nil)) }
+	good := spanWith(t, nil)
+	bomb := strings.Repeat(" ", 10<<20)
+	lying := gzipped(t, good)
+	for _, tc := range []struct {
+		name, body string
+		header     []string
+		want       int
+	}{
+		{"plain", good, nil, 200},
+		{"gzip", gzipped(t, good), []string{"Content-Encoding", "gzip"}, 200},
+		{"zstd", zstded(good), []string{"Content-Encoding", "zstd", "Content-Type", "application/x-ndjson"}, 200},
+		{"large", bomb, nil, 413},
+		{"gzip bomb", gzipped(t, bomb), []string{"Content-Encoding", "gzip"}, 413},
+		{"zstd bomb", zstded(bomb), []string{"Content-Encoding", "zstd"}, 413},
+		{"not gzip", good, []string{"Content-Encoding", "gzip"}, 400},
+		{"gzip cut off", lying[:len(lying)-4], []string{"Content-Encoding", "gzip"}, 400},
+		{"gzip with a wrong checksum", lying[:len(lying)-8] + "\x00\x00\x00\x00" + lying[len(lying)-4:], []string{"Content-Encoding", "gzip"}, 400},
+		{"not zstd", good, []string{"Content-Encoding", "zstd"}, 400},
+		{"brotli", good, []string{"Content-Encoding", "br"}, 415},
+		{"protobuf", good, []string{"Content-Type", "application/x-protobuf"}, 415},
+	} {
+		w := post(i, "/v1/spans", tc.body, tc.header...)
+		require.Equal(t, tc.want, w.Code, "%s: %s", tc.name, w.Body)
+		require.True(t, json.Valid(w.Body.Bytes()))
+	}
+	require.Zero(t, i.inFlight.Load(), "the memory of bodies is given back")
+
+	r := httptest.NewRequest(http.MethodGet, "/v1/spans", nil)
+	w := httptest.NewRecorder()
+	i.Handler().ServeHTTP(w, r)
+	require.Equal(t, 405, w.Code)
+}
+
+func TestWhoMaySend(t *testing.T) {
+	t.Parallel()
+	open, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	for remote, want := range map[string]int{"127.0.0.1:9": 200, "[::1]:9": 200, "[::ffff:127.0.0.1]:9": 200, "192.0.2.1:9": 403, "": 403} {
+		r := httptest.NewRequest(http.MethodPost, "/v1/spans", strings.NewReader(spanWith(t, nil)))
+		r.RemoteAddr, r.Host = remote, "127.0.0.1:8080"
+		w := httptest.NewRecorder()
+		open.Handler().ServeHTTP(w, r)
+		require.Equal(t, want, w.Code, "from %q: %s", remote, w.Body)
+	}
+	require.Equal(t, 403, post(open, "/v1/spans", spanWith(t, nil), "Origin", "https://example.com").Code)
+
+	opt := testOptions(t, t.TempDir(), newStore())
+	opt.Tokens = []Token{{HashToken("for-org"), "org"}, {HashToken("for-all"), ""}}
+	i, _ := start(t, opt)
+	for _, tc := range []struct {
+		name, token string
+		tenant      any
+		want        int
+	}{
+		{"no token", "", "org", 401},
+		{"wrong token", "for-orG", "org", 401},
+		{"the hash is not the secret", HashToken("for-org"), "org", 401},
+		{"its tenant", "for-org", "org", 200},
+		{"its tenant, unsaid", "for-org", nil, 200},
+		{"another tenant", "for-org", "other", 400},
+		{"trusted for all", "for-all", "other", 200},
+		{"trusted for all must say", "for-all", nil, 400},
+	} {
+		w := post(i, "/v1/spans", spanWith(t, map[string]any{"tenant_id": tc.tenant}), "Authorization", "Bearer "+tc.token)
+		require.Equal(t, tc.want, w.Code, "%s: %s", tc.name, w.Body)
+	}
+	bad := testOptions(t, t.TempDir(), newStore())
+	bad.Tokens = []Token{{"secret", "org"}}
+	_, err := Open(bad)
+	require.ErrorContains(t, err, "SHA-256")
+}
+
+func TestDeployments(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	i, _ := start(t, testOptions(t, t.TempDir(), sink))
+	body := `{"id":"d1","service":"support-bot","tenant_id":"org","model":"gpt-4o","prompt_template_version":"v2",
+		"previous":{"prompt_template_version":"v1"},"version":"abc","by":"ann","timestamp":"2026-06-01T11:00:00+02:00"}`
+	require.JSONEq(t, `{"accepted":1,"refused":[],"duplicates":0}`, post(i, "/v1/deployments", body).Body.String())
+	require.JSONEq(t, `{"accepted":0,"refused":[],"duplicates":1}`, post(i, "/v1/deployments", body).Body.String())
+	require.JSONEq(t, `{"accepted":0,"refused":[{"index":0,"field":"id","reason":"is missing: a retry is known by it"}],"duplicates":0}`,
+		post(i, "/v1/deployments", `{"service":"x"}`).Body.String())
+	require.Eventually(t, func() bool { return sink.count() == 1 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, usage.Deployment{
+		ID: "d1", Service: "support-bot", TenantID: "org", Model: "gpt-4o", PromptTemplate: "v2",
+		Previous: map[string]string{"prompt_template_version": "v1"}, Version: "abc", By: "ann",
+		Timestamp: time.Date(2026, 6, 1, 9, 0, 0, 0, time.UTC),
+	}, sink.deployments[0])
+}
+
+func TestBackPressure(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	sink.fail = 1 << 30
+	opt := testOptions(t, t.TempDir(), sink)
+	opt.MaxSpool = 500
+	i, _ := start(t, opt)
+	codes := map[int]int{}
+	for n := range 20 {
+		w := post(i, "/v1/spans", spanWith(t, map[string]any{"span_id": fmt.Sprint(n)}))
+		codes[w.Code]++
+		if w.Code == 429 {
+			require.NotEmpty(t, w.Header().Get("Retry-After"))
+			require.Contains(t, w.Body.String(), "spool is full")
+		}
+	}
+	require.Positive(t, codes[200])
+	require.Positive(t, codes[429])
+	require.Equal(t, 20, codes[200]+codes[429])
+	require.Eventually(t, func() bool { return i.Stats().SinkError != "" }, 10*time.Second, time.Millisecond)
+	require.False(t, i.Stats().OldestUnsent.IsZero())
+	sink.mu.Lock()
+	sink.fail = 0
+	sink.mu.Unlock()
+	require.Eventually(t, func() bool { return sink.count() == codes[200] }, 30*time.Second, 5*time.Millisecond)
+	require.Equal(t, 200, post(i, "/v1/spans", spanWith(t, nil)).Code)
+}
+
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	opt := testOptions(t, t.TempDir(), newStore())
+	opt.MinFree = 1 << 60
+	i, _ := start(t, opt)
+	w := post(i, "/v1/spans", spanWith(t, nil))
+	require.Equal(t, 503, w.Code)
+	require.Contains(t, w.Body.String(), "disk is full")
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+}
+
+// A write that fails leaves nothing behind: the retry is no duplicate.
+func TestFailedWriteIsForgotten(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	i, _ := start(t, testOptions(t, t.TempDir(), sink))
+	require.Equal(t, 200, post(i, "/v1/spans", spanWith(t, nil)).Code)
+	require.NoError(t, i.spool.active.Close()) // the next write fails
+	w := post(i, "/v1/spans", spanWith(t, map[string]any{"span_id": "s2"}))
+	require.Equal(t, 503, w.Code)
+	w = post(i, "/v1/spans", spanWith(t, map[string]any{"span_id": "s2"}))
+	require.JSONEq(t, `{"accepted":1,"refused":[],"duplicates":0}`, w.Body.String())
+	require.Eventually(t, func() bool { return sink.count() == 2 }, 10*time.Second, time.Millisecond)
+}
+
+func FuzzHandlers(f *testing.F) {
+	f.Add("/v1/spans", articleSpan)
+	f.Add("/v1/spans", "["+articleSpan+",1]")
+	f.Add("/v1/quality", `{"id":"q","trace_id":"abc123","evaluator":"e","score":0.5,"timestamp":"2026-06-01T11:00:00Z"}`)
+	f.Add("/v1/deployments", `{"id":"d","service":"s","version":"v","timestamp":"2026-06-01T11:00:00Z","previous":{"a":"b"}}`)
+	i, _ := start(f, testOptions(f, f.TempDir(), newStore()))
+	f.Fuzz(func(t *testing.T, path, body string) {
+		switch path {
+		case "/v1/spans", "/v1/quality", "/v1/deployments":
+		default:
+			return
+		}
+		w := post(i, path, body)
+		if w.Code != 200 && w.Code != 400 || !json.Valid(w.Body.Bytes()) {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	})
+}
+
+// The cursor takes what encoding/json takes, but for depth, invalid UTF-8 and lone surrogates.
+func FuzzCursor(f *testing.F) {
+	for _, text := range []string{articleSpan, `[1,-0.5e+7,true,null,"\u00e9\ud83d\ude00"]`, `{"a":[{}]}`, `01`, `"\x"`, "\"\t\""} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c := cursor{text: []byte(text), names: map[string]string{}}
+		c.space()
+		_, err := c.skip()
+		c.space()
+		took := err == nil && c.pos == len(text)
+		if took && !json.Valid([]byte(text)) {
+			t.Fatalf("took %q", text)
+		}
+		if !took && json.Valid([]byte(text)) && !strings.ContainsAny(text, "[{\\") && strings.ToValidUTF8(text, "") == text {
+			t.Fatalf("refused %q: %v", text, err)
+		}
+	})
+}

@@ -1,0 +1,290 @@
+// Package ingest takes telemetry in: it decodes spans, quality events and deployments, prices them,
+// makes them durable in a spool on the local disk, and drains the spool into a Sink.
+//
+// What is acknowledged is on the disk. A record that comes again within a day counts once. A batch
+// for the sink is a range of the spool with a token of its own, kept through every retry and
+// restart, so that a sink that remembers tokens stores each record exactly once.
+package ingest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/pricing"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// Sink is where the spool drains to. A token names the rows it comes with: the same token always
+// comes with the same rows, and a sink that has stored them must take them again as a success.
+type Sink interface {
+	InsertSpans(ctx context.Context, spans []usage.Span, token string) error
+	InsertQuality(ctx context.Context, quality []usage.Quality, token string) error
+	InsertDeployments(ctx context.Context, deployments []usage.Deployment, token string) error
+	// Watermark publishes that all that the named spool accepted before at is in the sink.
+	Watermark(ctx context.Context, spool string, at time.Time) error
+}
+
+// HashToken is how a token's secret is stored: hex SHA-256. Tokens are long random strings, so a
+// slow hash would add nothing.
+func HashToken(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
+
+// Options configure an Ingest. Dir, Sink, Book and Logger are needed; zero values elsewhere mean the
+// defaults.
+type Options struct {
+	Dir    string // of the spool; made when it is not there
+	Sink   Sink
+	Book   *pricing.Book
+	Logger *slog.Logger
+	Now    func() time.Time
+
+	// Tokens are the senders. Without any, only senders on loopback are let in.
+	Tokens []Token
+
+	MaxBody     int64         // bytes of one request after decompression; 32 MiB
+	MaxSpool    int64         // bytes not drained before senders are told to wait; 4 GiB
+	MinFree     int64         // bytes that stay free on the spool's disk; 64 MiB
+	SegmentSize int64         // bytes; 16 MiB
+	MaxIDs      int           // remembered for 24 h, about 40 bytes of memory each; 16 million
+	MaxWaiting  int           // quality events that wait for their span; 100,000
+	BatchRows   int           // of one insert; 10,000
+	BatchDelay  time.Duration // a row waits at most so long for others; 250 ms
+}
+
+func (o *Options) defaults() error {
+	if o.Dir == "" || o.Sink == nil || o.Book == nil || o.Logger == nil {
+		return errors.New("ingest needs a directory, a sink, a price book and a logger")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	set(&o.MaxBody, 32<<20)
+	set(&o.MaxSpool, 4<<30)
+	set(&o.MinFree, 64<<20)
+	set(&o.SegmentSize, 16<<20)
+	set(&o.MaxIDs, 16_000_000)
+	set(&o.MaxWaiting, 100_000)
+	set(&o.BatchRows, 10_000)
+	set(&o.BatchDelay, 250*time.Millisecond)
+	return nil
+}
+
+func set[T comparable](value *T, otherwise T) {
+	var zero T
+	if *value == zero {
+		*value = otherwise
+	}
+}
+
+// Ingest is one spool with its senders in front and its sink behind.
+type Ingest struct {
+	opt       Options
+	log       *slog.Logger
+	door      *Door
+	anyTenant bool // senders may leave the tenant out
+
+	queue    chan *request
+	closing  chan struct{}
+	stopped  chan struct{} // the committer has ended
+	stopOnce sync.Once
+	wake     chan struct{} // tells the inserter that rows have come
+
+	inFlight atomic.Int64 // bytes of bodies being read
+
+	// Of the committer alone, once it runs.
+	spool  *spool
+	memory memory
+	lounge *lounge
+	buf    []byte
+
+	cursor atomic.Int64 // drained up to here
+	rows   atomic.Int64 // durable, not drained
+
+	commitMu   sync.Mutex // covers committing
+	committing time.Time  // when the running commit accepted its records; zero when none runs
+
+	marked time.Time // the last watermark, of the inserter
+
+	stats counters
+}
+
+// Open opens the spool, recovers what an earlier run left, and starts to accept. Run drains.
+func Open(opt Options) (*Ingest, error) {
+	if err := opt.defaults(); err != nil {
+		return nil, err
+	}
+	door, err := NewDoor(opt.Tokens)
+	if err != nil {
+		return nil, err
+	}
+	i := &Ingest{
+		opt:       opt,
+		log:       opt.Logger,
+		door:      door,
+		anyTenant: len(opt.Tokens) == 0,
+		queue:     make(chan *request, 256),
+		closing:   make(chan struct{}),
+		stopped:   make(chan struct{}),
+		wake:      make(chan struct{}, 1),
+		memory:    memory{limit: opt.MaxIDs},
+		lounge:    newLounge(),
+	}
+	i.stats.unpriced = map[string]int64{}
+	for _, t := range opt.Tokens {
+		i.anyTenant = i.anyTenant || t.Tenant == ""
+	}
+	if err := i.recover(); err != nil {
+		return nil, err
+	}
+	go i.commits()
+	return i, nil
+}
+
+// recover rebuilds what is kept in memory from the summaries and the segments, oldest first.
+func (i *Ingest) recover() error {
+	summaries, err := list(i.opt.Dir, summarySuffix)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	reached := func(start int64) error {
+		for len(summaries) > 0 && summaries[0] < start {
+			if err := i.loadSummary(summaries[0]); err != nil {
+				return err
+			}
+			summaries = summaries[1:]
+		}
+		return nil
+	}
+	r := recovery{ingest: i}
+	var corrupt int
+	if i.spool, corrupt, err = openSpool(i.opt.Dir, i.opt.SegmentSize, i.log, reached, r.frame); err != nil {
+		return err
+	}
+	i.stats.corruptSegments.Add(int64(corrupt))
+	i.cursor.Store(i.spool.state.Cursor)
+	rows := int64(0)
+	_, err = i.spool.read(i.spool.state.Cursor, func(_ time.Time, records []byte) bool {
+		rows += countRows(records)
+		return true
+	}, 0)
+	if err != nil {
+		return errors.Join(err, i.spool.close())
+	}
+	i.rows.Store(rows)
+	i.stats.waiting.Store(int64(len(i.lounge.byID)))
+	return nil
+}
+
+// Close stops accepting and closes the files. Run must have ended. What is not drained yet stays in
+// the spool for the next Open.
+func (i *Ingest) Close() error {
+	var err error
+	i.stopOnce.Do(func() {
+		close(i.closing)
+		<-i.stopped
+		err = i.spool.close()
+	})
+	return err
+}
+
+// Spool names this spool in the sink's watermarks.
+func (i *Ingest) Spool() string { return i.spool.state.Spool }
+
+// Handler serves POST /v1/spans, /v1/quality and /v1/deployments.
+func (i *Ingest) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/spans", i.serve((*decoder).spans))
+	mux.HandleFunc("POST /v1/quality", i.serve((*decoder).qualities))
+	mux.HandleFunc("POST /v1/deployments", i.serve((*decoder).deployments))
+	return mux
+}
+
+// Accept takes spans and quality events from within the process, as the handlers do from outside:
+// when it returns nil they are durable, or were before. A span without a price version is priced. One bad
+// record refuses them all.
+func (i *Ingest) Accept(ctx context.Context, spans []usage.Span, quality []usage.Quality) error {
+	now := i.opt.Now()
+	req := newRequest(i)
+	for n := range spans {
+		s := spans[n]
+		if err := settle(&s, now); err != nil {
+			return fmt.Errorf("span %d: %w", n, err)
+		}
+		req.addSpan(n, &s, nil)
+	}
+	for n := range quality {
+		q := quality[n]
+		if err := settleQuality(&q, now); err != nil {
+			return fmt.Errorf("quality event %d: %w", n, err)
+		}
+		req.addQuality(len(spans)+n, &q)
+	}
+	if err := i.submit(ctx, req); err != nil {
+		return err
+	}
+	for _, r := range req.refused {
+		return fmt.Errorf("record %d: %s: %s", r.Index, r.Field, r.Reason)
+	}
+	return nil
+}
+
+// settle gives a span of ours its defaults and refuses what the wire would have refused.
+func settle(s *usage.Span, now time.Time) error {
+	set(&s.Complexity, 1)
+	set(&s.Arm, usage.None)
+	set(&s.RequestedModel, s.Model)
+	s.Provider, s.ServiceTier = usage.Provider(s.Provider), usage.ServiceTier(s.ServiceTier)
+	for _, f := range [...]struct{ name, value string }{
+		{"trace_id", s.TraceID}, {"span_id", s.SpanID}, {"tenant_id", s.TenantID}, {"model", s.Model},
+	} {
+		if f.value == "" {
+			return wrongField(f.name, "is missing")
+		}
+	}
+	for _, name := range [...]string{
+		s.TraceID, s.SpanID, s.TenantID, s.Model, s.RequestedModel, s.Provider,
+		s.SessionID, s.PromptTemplate, s.Task, s.ExperimentID, s.ServiceTier, s.Route, s.DecisionID,
+	} {
+		if len(name) > maxName {
+			return wrong("a name is longer than %d bytes: %.32q…", maxName, name)
+		}
+	}
+	if err := s.Tokens.Validate(); err != nil {
+		return wrongField("tokens", "%v", err)
+	}
+	return inTime(&s.Timestamp, now)
+}
+
+func settleQuality(q *usage.Quality, now time.Time) error {
+	set(&q.Arm, usage.None)
+	if err := checkScore(q); err != nil {
+		return err
+	}
+	switch {
+	case q.ID == "":
+		return wrongField("id", "is missing")
+	case q.TraceID == "":
+		return wrongField("trace_id", "is missing")
+	case !(q.Score >= 0 && q.Score <= 1 && q.Confidence >= 0 && q.Confidence <= 1):
+		return wrongField("score", "score and confidence must be between 0 and 1")
+	}
+	return inTime(&q.Timestamp, now)
+}
+
+func inTime(t *time.Time, now time.Time) error {
+	if err := bounded(t, *t, now); err != nil {
+		return inField([]byte(`"timestamp"`), err)
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package ingest
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Stats are what an Ingest has done since it was opened, and how it stands.
+type Stats struct {
+	Accepted        int64            // records, embedded quality not counted
+	Refused         int64            // bad records
+	Duplicates      int64            // records that had been accepted before
+	Inserted        int64            // rows in the sink
+	Unpriced        map[string]int64 // spans by the model that has no price
+	Incomplete      int64            // spans whose usage was not complete
+	Waiting         int64            // quality events that wait for their span
+	Expired         int64            // quality events whose span never came
+	SpoolBytes      int64            // not drained
+	SpoolRows       int64            // not drained
+	OldestUnsent    time.Time        // when the first of them was accepted; zero when there is none
+	CorruptSegments int64            // found damaged when opened, and set aside
+	SinkError       string           // why the sink does not take batches now
+}
+
+type counters struct {
+	accepted, refused, duplicates, inserted atomic.Int64
+	incomplete, waiting, expired            atomic.Int64
+	corruptSegments                         atomic.Int64
+
+	mu       sync.Mutex
+	unpriced map[string]int64
+	failing  string
+}
+
+// maxUnpriced bounds the models that are counted one by one; the rest count as otherModels.
+const (
+	maxUnpriced = 1000
+	otherModels = "(other models)"
+)
+
+// count adds a request that has become durable.
+func (c *counters) count(req *request) {
+	c.accepted.Add(int64(req.accepted))
+	c.duplicates.Add(int64(req.duplicates))
+	for n := range req.units {
+		u := &req.units[n]
+		if u.dropped {
+			continue
+		}
+		if u.incomplete {
+			c.incomplete.Add(1)
+		}
+		if u.unpriced != "" {
+			c.countUnpriced(u.unpriced)
+		}
+	}
+}
+
+func (c *counters) countUnpriced(model string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.unpriced[model]; !known && len(c.unpriced) >= maxUnpriced {
+		model = otherModels
+	}
+	c.unpriced[model]++
+}
+
+func (c *counters) sinkError(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failing = ""; err != nil {
+		c.failing = err.Error()
+	}
+}
+
+// Stats reports counters and state.
+func (i *Ingest) Stats() Stats {
+	c := &i.stats
+	oldest, err := i.oldest()
+	if err != nil {
+		i.log.Warn("look for the oldest unsent record", "error", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Stats{
+		Accepted: c.accepted.Load(), Refused: c.refused.Load(), Duplicates: c.duplicates.Load(),
+		Inserted: c.inserted.Load(), Unpriced: maps.Clone(c.unpriced), Incomplete: c.incomplete.Load(),
+		Waiting: c.waiting.Load(), Expired: c.expired.Load(),
+		SpoolBytes: i.spool.backlog(i.cursor.Load()), SpoolRows: i.rows.Load(), OldestUnsent: oldest,
+		CorruptSegments: c.corruptSegments.Load(), SinkError: c.failing,
+	}
+}

@@ -1,0 +1,132 @@
+package policy
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flyball-dev/flyball/internal/routing"
+)
+
+const tradeoffFile = "tradeoff.yaml"
+
+// tradeoff reads the tradeoff, which is plain data; problems are noted in src.
+func tradeoff(src *source) routing.Tradeoff {
+	var t routing.Tradeoff
+	root := src.parse()
+	if root == nil {
+		return t
+	}
+	top := src.fields(root, "the tradeoff", "tiers!", "on_exhausted!", "default!", "tenants")
+	if n := top["tiers"]; n != nil {
+		t.Tiers = src.tiers(n)
+	}
+	if n := top["on_exhausted"]; n != nil {
+		t.OnExhausted = routing.OnExhausted(src.oneOf(n, "on_exhausted", string(routing.KeepFloor), string(routing.StopCalls)))
+	}
+	if n := top["default"]; n != nil {
+		t.Default = src.tenant(src.fields(n, "the default tenant", "class!", "risk!", "quality_floor!"))
+	}
+	if n := top["tenants"]; n != nil {
+		t.Tenants = src.tenants(n)
+	}
+	src.reachableFloors(top, t)
+	return t
+}
+
+func (s *source) tiers(list *yaml.Node) []routing.Tier {
+	var tiers []routing.Tier
+	for _, n := range s.items(list, "tiers") {
+		f := s.fields(n, "a tier", "provider!", "model!", "cost_mult!", "quality_floor!")
+		tier := routing.Tier{
+			Provider: s.word(f["provider"], "provider"), Model: s.word(f["model"], "model"),
+			CostMult: s.decimal(f["cost_mult"], "cost_mult", 1e6), QualityFloor: s.decimal(f["quality_floor"], "quality_floor", 1),
+		}
+		if tier.CostMult == 0 && f["cost_mult"] != nil {
+			s.report(f["cost_mult"].Line, f["cost_mult"].Column, "give its cost relative to the other tiers", "no model is free")
+		}
+		if slices.ContainsFunc(tiers, func(x routing.Tier) bool { return x.Model == tier.Model }) {
+			s.report(n.Line, n.Column, "keep one of them", "the model %s has two tiers", tier.Model)
+		}
+		tiers = append(tiers, tier)
+	}
+	return tiers
+}
+
+func (s *source) tenants(list *yaml.Node) []routing.Tenant {
+	var tenants []routing.Tenant
+	for _, n := range s.items(list, "tenants") {
+		f := s.fields(n, "a tenant", "tenant!", "class!", "risk!", "quality_floor!")
+		tenant := s.tenant(f)
+		tenant.Tenant = s.word(f["tenant"], "tenant")
+		if slices.ContainsFunc(tenants, func(x routing.Tenant) bool { return x.Tenant == tenant.Tenant }) {
+			s.report(n.Line, n.Column, "keep one of them", "the tenant %s is listed twice", tenant.Tenant)
+		}
+		tenants = append(tenants, tenant)
+	}
+	return tenants
+}
+
+func (s *source) tenant(f map[string]*yaml.Node) routing.Tenant {
+	return routing.Tenant{
+		Class:        routing.Class(s.oneOf(f["class"], "class", classes...)),
+		Risk:         routing.Risk(s.oneOf(f["risk"], "risk", risks...)),
+		QualityFloor: s.decimal(f["quality_floor"], "quality_floor", 1),
+	}
+}
+
+// reachableFloors refuses a demand that no tier meets: every choice for that tenant would fail.
+func (s *source) reachableFloors(top map[string]*yaml.Node, t routing.Tradeoff) {
+	if len(s.problems) > 0 {
+		return
+	}
+	best := 0.0
+	for _, tier := range t.Tiers {
+		best = max(best, tier.QualityFloor)
+	}
+	check := func(n *yaml.Node, floor float64) {
+		if floor > best {
+			s.report(n.Line, n.Column, "lower the floor or add a tier", "no tier meets the quality floor of %v; the best has %v", floor, best)
+		}
+	}
+	check(top["default"], t.Default.QualityFloor)
+	for i, tenant := range t.Tenants {
+		check(top["tenants"].Content[i], tenant.QualityFloor)
+	}
+}
+
+// word, oneOf and decimal read a value of a field. A nil node was reported as missing.
+
+func (s *source) word(n *yaml.Node, what string) string {
+	if n == nil {
+		return ""
+	}
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" || strings.TrimSpace(n.Value) == "" {
+		s.report(n.Line, n.Column, "write a name", "%s must be a text that is not empty", what)
+		return ""
+	}
+	return n.Value
+}
+
+func (s *source) oneOf(n *yaml.Node, what string, allowed ...string) string {
+	value := s.word(n, what)
+	if n == nil || value == "" || slices.Contains(allowed, value) {
+		return value
+	}
+	s.report(n.Line, n.Column, "write one of "+strings.Join(allowed, ", "), "%s cannot be %q", what, value)
+	return ""
+}
+
+func (s *source) decimal(n *yaml.Node, what string, limit float64) float64 {
+	if n == nil {
+		return 0
+	}
+	v, err := strconv.ParseFloat(n.Value, 64)
+	if n.Kind != yaml.ScalarNode || err != nil || !(v >= 0 && v <= limit) {
+		s.report(n.Line, n.Column, "write a decimal such as 0.85", "%s must be a number from 0 to %v, not %q", what, limit, n.Value)
+		return 0
+	}
+	return v
+}

@@ -1,0 +1,184 @@
+package pricing
+
+import (
+	"math/big"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+func TestMoneyText(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		text  string
+		pico  usage.PicoUSD
+		exact bool
+		back  string
+	}{
+		{"0", 0, true, "0"},
+		{"0.00471", 4_710_000_000, true, "0.00471"},
+		{"4.71e-3", 4_710_000_000, true, "0.00471"},
+		{"1E2", 100_000_000_000_000, true, "100"},
+		{"-12.50", -12_500_000_000_000, true, "-12.5"},
+		{"0.0047100000000000006", 4_710_000_000, false, "0.00471"},
+		{"0.0000000000005", 1, false, "0.000000000001"},
+		{"0.00000000000049", 0, false, "0"},
+		{"1e-999", 0, false, "0"},
+		{"9223372.036854775807", 9223372036854775807, true, "9223372.036854775807"},
+	} {
+		amount, exact, err := Parse(tc.text)
+		require.NoError(t, err, tc.text)
+		require.Equal(t, tc.pico, amount, tc.text)
+		require.Equal(t, tc.exact, exact, tc.text)
+		require.Equal(t, tc.back, Format(amount))
+	}
+	for _, text := range []string{"", "-", ".", "1.", ".5", "1e", "NaN", "inf", "0x10", "1_000", " 1", "1,5", "9223372.036854775808", "1e30", "1e9999999"} {
+		_, _, err := Parse(text)
+		require.Error(t, err, text)
+	}
+}
+
+func TestMoneyRoundTrip(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		amount := usage.PicoUSD(rapid.Int64Min(-1<<62).Draw(t, "amount"))
+		back, exact, err := Parse(Format(amount))
+		require.NoError(t, err)
+		require.True(t, exact)
+		require.Equal(t, amount, back)
+	})
+}
+
+func rate(t require.TestingT, text string) Rate {
+	r, err := ParseRate(text)
+	require.NoError(t, err)
+	return r
+}
+
+func TestParseRate(t *testing.T) {
+	t.Parallel()
+	pico, known := rate(t, "3").Pico()
+	require.True(t, known)
+	require.EqualValues(t, 3_000_000, pico)
+	require.Equal(t, "0.075", rate(t, "0.0750").String())
+	for _, text := range []string{"0.0000005", "-1", "10001", "x"} {
+		_, err := ParseRate(text)
+		require.Error(t, err, text)
+	}
+}
+
+var tiered = Entry{
+	Provider: "anthropic", Model: "m-1", Aliases: []string{"m"}, Globs: []string{"m-1-*", "m-*"},
+	Periods: []Period{
+		{Services: map[string]Service{Standard: {Rates: Rates{Input: mustRate("6"), Output: mustRate("30")}}}},
+		{From: time.Date(2025, 6, 10, 0, 0, 0, 0, time.UTC), Services: map[string]Service{
+			Standard: {
+				Rates: Rates{Input: mustRate("3"), CacheRead: mustRate("0.3"), Output: mustRate("15")},
+				Tiers: []Tier{{200_000, Rates{Input: mustRate("6"), CacheRead: mustRate("0.6"), Output: mustRate("22.5")}}},
+			},
+			"batch": {Rates: Rates{Input: mustRate("1.5"), Output: mustRate("7.5")}},
+		}},
+	},
+}
+
+func mustRate(text string) Rate {
+	r, err := ParseRate(text)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+func TestBook(t *testing.T) {
+	t.Parallel()
+	b := NewBook("v1")
+	require.NoError(t, b.Add(tiered))
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	before := time.Date(2025, 6, 9, 23, 59, 59, 0, time.UTC)
+	for _, tc := range []struct {
+		name, provider, model, tier string
+		at                          time.Time
+		tokens                      usage.Tokens
+		want                        string // "" is unpriced
+	}{
+		{"by name", "anthropic", "m-1", "", now, usage.Tokens{UncachedInput: 1000, CacheRead: 100, Output: 10}, "0.00318"},
+		{"by alias, provider in another case", "Anthropic", "m", "", now, usage.Tokens{Output: 1}, "0.000015"},
+		{"by glob", "anthropic", "m-1-20250101", "", now, usage.Tokens{Output: 1}, "0.000015"},
+		{"without a provider", "", "m-1-20250101", "", now, usage.Tokens{Output: 1}, "0.000015"},
+		{"the earlier price until its end", "anthropic", "m", "", before, usage.Tokens{UncachedInput: 1}, "0.000006"},
+		{"exactly at the tier's bound", "anthropic", "m", "", now, usage.Tokens{UncachedInput: 100_000, CacheRead: 100_000}, "0.33"},
+		{"above it every bucket changes", "anthropic", "m", "", now, usage.Tokens{UncachedInput: 100_001, CacheRead: 100_000, Output: 2}, "0.660051"},
+		{"batch", "anthropic", "m", "batch", now, usage.Tokens{UncachedInput: 2}, "0.000003"},
+		{"a bucket without a price", "anthropic", "m", "batch", now, usage.Tokens{CacheRead: 2}, ""},
+		{"a service tier without a price", "anthropic", "m", "priority", now, usage.Tokens{UncachedInput: 2}, ""},
+		{"an unknown model", "anthropic", "n", "", now, usage.Tokens{UncachedInput: 2}, ""},
+		{"another provider's", "openai", "m", "", now, usage.Tokens{UncachedInput: 2}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := usage.Span{Provider: tc.provider, Model: tc.model, ServiceTier: tc.tier, Timestamp: tc.at, Tokens: tc.tokens}
+			err := b.Price(&s)
+			require.Equal(t, "v1", s.PriceVersion)
+			if tc.want == "" {
+				require.ErrorIs(t, err, ErrUnknown)
+				require.False(t, s.Priced)
+				return
+			}
+			require.NoError(t, err)
+			require.True(t, s.Priced)
+			require.Equal(t, tc.want, Format(s.Cost))
+		})
+	}
+}
+
+func TestBookRefuses(t *testing.T) {
+	t.Parallel()
+	b := NewBook("v1")
+	require.NoError(t, b.Add(tiered))
+	again := tiered
+	again.Model, again.Aliases, again.Globs = "other", []string{"m"}, nil
+	require.ErrorContains(t, b.Add(again), "already a name of m-1")
+	disorder := tiered
+	disorder.Model, disorder.Aliases, disorder.Globs = "x", nil, nil
+	disorder.Periods = []Period{tiered.Periods[1], tiered.Periods[0]}
+	require.ErrorContains(t, b.Add(disorder), "order of effective_from")
+	require.Error(t, b.Add(Entry{Provider: "p", Model: "y"}))
+}
+
+// The cost is the exact sum of products, or a refusal: never something else.
+func TestCostIsExact(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.Int64Range(0, usage.MaxTokens)
+		r := rapid.Int64Range(0, maxRate)
+		tokens := usage.Tokens{
+			UncachedInput: n.Draw(t, "input"), CacheRead: n.Draw(t, "read"), CacheWrite5m: n.Draw(t, "5m"),
+			CacheWrite1h: n.Draw(t, "1h"), Output: n.Draw(t, "output"),
+		}
+		rates := Rates{
+			Input: Rate{r.Draw(t, "p"), true}, CacheRead: Rate{r.Draw(t, "pr"), true}, CacheWrite5m: Rate{r.Draw(t, "p5"), true},
+			CacheWrite1h: Rate{r.Draw(t, "p1"), true}, Output: Rate{r.Draw(t, "po"), true},
+		}
+		want := new(big.Int)
+		for _, b := range [][2]int64{
+			{tokens.UncachedInput, rates.Input.pico},
+			{tokens.CacheRead, rates.CacheRead.pico},
+			{tokens.CacheWrite5m, rates.CacheWrite5m.pico},
+			{tokens.CacheWrite1h, rates.CacheWrite1h.pico},
+			{tokens.Output, rates.Output.pico},
+		} {
+			want.Add(want, new(big.Int).Mul(big.NewInt(b[0]), big.NewInt(b[1])))
+		}
+		q := Quote{service: Service{Rates: rates}}
+		got, err := q.Cost(tokens)
+		if !want.IsInt64() {
+			require.ErrorIs(t, err, ErrRange)
+			return
+		}
+		require.NoError(t, err)
+		require.Equal(t, want.Int64(), int64(got))
+	})
+}

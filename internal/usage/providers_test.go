@@ -1,0 +1,204 @@
+package usage
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestFromUsage(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, provider, object string
+		want                   Tokens
+		tier                   string
+		incomplete             bool
+	}{
+		{
+			name: "openai chat: cached and reasoning tokens are inside", provider: "openai",
+			object: `{"prompt_tokens":1000,"completion_tokens":50,"total_tokens":1050,
+				"prompt_tokens_details":{"cached_tokens":400,"audio_tokens":0},
+				"completion_tokens_details":{"reasoning_tokens":30,"audio_tokens":0}}`,
+			want: Tokens{UncachedInput: 600, CacheRead: 400, Output: 50, Reasoning: 30},
+		},
+		{
+			name: "openai responses, with cache writes", provider: "openai",
+			object: `{"input_tokens":1000,"input_tokens_details":{"cached_tokens":300,"cache_write_tokens":200},
+				"output_tokens":50,"output_tokens_details":{"reasoning_tokens":20},"total_tokens":1050}`,
+			want: Tokens{UncachedInput: 500, CacheRead: 300, CacheWrite5m: 200, Output: 50, Reasoning: 20},
+		},
+		{
+			name: "openai embeddings have no output", provider: "OpenAI",
+			object: `{"prompt_tokens":8,"total_tokens":8}`, want: Tokens{UncachedInput: 8},
+		},
+		{
+			name: "details may be null", provider: "openai",
+			object: `{"prompt_tokens":8,"completion_tokens":2,"prompt_tokens_details":null}`,
+			want:   Tokens{UncachedInput: 8, Output: 2},
+		},
+		{
+			name: "audio has no bucket", provider: "openai",
+			object: `{"prompt_tokens":8,"completion_tokens":2,"prompt_tokens_details":{"audio_tokens":5}}`,
+			want:   Tokens{UncachedInput: 8, Output: 2}, incomplete: true,
+		},
+		{
+			name: "more cached than prompted is not understood", provider: "openai",
+			object: `{"prompt_tokens":8,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":9}}`, incomplete: true,
+		},
+		{
+			name: "another provider's shape is not guessed at", provider: "openai",
+			object: `{"input_tokens":8,"output_tokens":2,"cache_read_input_tokens":7}`, incomplete: true,
+		},
+		{name: "no output count", provider: "openai", object: `{"prompt_tokens":8}`, incomplete: true},
+		{name: "negative", provider: "openai", object: `{"prompt_tokens":-8,"completion_tokens":1}`, incomplete: true},
+		{name: "fraction", provider: "openai", object: `{"prompt_tokens":8.5,"completion_tokens":1}`, incomplete: true},
+		{name: "overflow", provider: "openai", object: `{"prompt_tokens":99999999999999999999,"completion_tokens":1}`, incomplete: true},
+		{name: "not an object", provider: "openai", object: `[1]`, incomplete: true},
+		{
+			name: "anthropic: three disjoint groups, writes split", provider: "anthropic",
+			object: `{"input_tokens":4,"cache_creation_input_tokens":1167,"cache_read_input_tokens":20,
+				"cache_creation":{"ephemeral_5m_input_tokens":1000,"ephemeral_1h_input_tokens":167},
+				"output_tokens":187,"service_tier":"standard"}`,
+			want: Tokens{UncachedInput: 4, CacheRead: 20, CacheWrite5m: 1000, CacheWrite1h: 167, Output: 187},
+		},
+		{
+			name: "anthropic: writes without a split are of five minutes", provider: "anthropic",
+			object: `{"input_tokens":4,"cache_creation_input_tokens":1167,"cache_creation":null,"output_tokens":1,"service_tier":"batch"}`,
+			want:   Tokens{UncachedInput: 4, CacheWrite5m: 1167, Output: 1}, tier: "batch",
+		},
+		{
+			name: "anthropic: a split that does not add up", provider: "anthropic",
+			object: `{"input_tokens":4,"cache_creation_input_tokens":10,"cache_creation":{"ephemeral_5m_input_tokens":3},"output_tokens":1}`,
+			want:   Tokens{UncachedInput: 4, CacheWrite5m: 3, Output: 1}, incomplete: true,
+		},
+		{
+			name: "anthropic: the fast service", provider: "anthropic",
+			object: `{"input_tokens":4,"output_tokens":1,"service_tier":"standard","speed":"fast"}`,
+			want:   Tokens{UncachedInput: 4, Output: 1}, tier: "fast",
+		},
+		{name: "anthropic: unknown shape", provider: "anthropic", object: `{"prompt_tokens":4}`, incomplete: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			r, err := FromUsage(tc.provider, []byte(tc.object))
+			require.NoError(t, err)
+			require.Equal(t, Report{ServiceTier: tc.tier, Tokens: tc.want, Complete: !tc.incomplete}, r)
+		})
+	}
+	_, err := FromUsage("nobody", []byte(`{}`))
+	require.ErrorIs(t, err, ErrUnsupported)
+	_, err = FromUsage("openai", []byte(`{`))
+	require.Error(t, err)
+}
+
+func TestFromBody(t *testing.T) {
+	t.Parallel()
+	r, err := FromBody("openai", []byte(`{"model":"gpt-4o-2024-08-06","service_tier":"flex","usage":{"prompt_tokens":3,"completion_tokens":2}}`))
+	require.NoError(t, err)
+	require.Equal(t, Report{Model: "gpt-4o-2024-08-06", ServiceTier: "flex", Tokens: Tokens{UncachedInput: 3, Output: 2}, Complete: true}, r)
+	r, err = FromBody("anthropic", []byte(`{"model":"claude-opus-4-1","usage":{"input_tokens":3,"output_tokens":2}}`))
+	require.NoError(t, err)
+	require.Equal(t, Report{Model: "claude-opus-4-1", Tokens: Tokens{UncachedInput: 3, Output: 2}, Complete: true}, r)
+	r, err = FromBody("openai", []byte(`{"error":{"message":"rate limited"}}`))
+	require.NoError(t, err)
+	require.Equal(t, Report{}, r)
+}
+
+var streams = []struct {
+	name, provider, text string
+	want                 Report
+}{
+	{
+		"openai chat", "openai", `data: {"model":"gpt-4o-mini-2024-07-18","service_tier":"default","choices":[{"delta":{"content":"a"}}],"usage":null}
+
+data: {"model":"gpt-4o-mini-2024-07-18","choices":[],"usage":{"prompt_tokens":26,"completion_tokens":133,"total_tokens":159,"prompt_tokens_details":{"cached_tokens":6}}}
+
+data: [DONE]
+
+`, Report{Model: "gpt-4o-mini-2024-07-18", Tokens: Tokens{UncachedInput: 20, CacheRead: 6, Output: 133}, Complete: true},
+	},
+	{
+		"openai chat without include_usage", "openai", "data: {\"model\":\"gpt-4o\",\"choices\":[{}]}\n\ndata: [DONE]\n\n",
+		Report{Model: "gpt-4o"},
+	},
+	{
+		"openai responses, CRLF and no last blank line", "openai", strings.ReplaceAll(`event: response.created
+data: {"type":"response.created","response":{"model":"gpt-4.1","usage":null}}
+
+event: response.completed
+data: {"type":"response.completed","response":{"model":"gpt-4.1-2025-04-14","service_tier":"priority","usage":{"input_tokens":11,"input_tokens_details":{"cached_tokens":0},"output_tokens":8,"output_tokens_details":{"reasoning_tokens":0}}}}`, "\n", "\r\n"),
+		Report{Model: "gpt-4.1-2025-04-14", ServiceTier: "priority", Tokens: Tokens{UncachedInput: 11, Output: 8}, Complete: true},
+	},
+	{
+		"anthropic: the last message_delta stands", "anthropic", `event: message_start
+data: {"type":"message_start","message":{"model":"claude-3-5-sonnet-20240620","usage":{"input_tokens":4,"cache_creation_input_tokens":100,"cache_read_input_tokens":9,"cache_creation":{"ephemeral_1h_input_tokens":100},"output_tokens":1}}   }
+
+event: ping
+data: {"type": "ping"}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":null},"usage":{"output_tokens":5}}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"input_tokens":6,"output_tokens":187}}
+
+event: message_stop
+data: {"type":"message_stop"}
+
+`, Report{Model: "claude-3-5-sonnet-20240620", Tokens: Tokens{UncachedInput: 6, CacheRead: 9, CacheWrite1h: 100, Output: 187}, Complete: true},
+	},
+	{
+		"anthropic cut off: the input is known, the output is not", "anthropic", `data: {"type":"message_start","message":{"model":"claude-3-opus-20240229","usage":{"input_tokens":4,"output_tokens":1}}}
+
+data: {"type":"content_block_delta"`,
+		Report{Model: "claude-3-opus-20240229", Tokens: Tokens{UncachedInput: 4, Output: 1}},
+	},
+}
+
+func TestFromSSE(t *testing.T) {
+	t.Parallel()
+	for _, tc := range streams {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			r, err := FromSSE(tc.provider, []byte(tc.text))
+			require.NoError(t, err)
+			require.Equal(t, tc.want, r)
+			for cut := range len(tc.text) { // a stream may be cut into writes anywhere
+				s, err := NewStream(tc.provider)
+				require.NoError(t, err)
+				_, _ = s.Write([]byte(tc.text[:cut]))
+				_ = s.Report() // looking does not disturb
+				_, _ = s.Write([]byte(tc.text[cut:]))
+				require.Equal(t, tc.want, s.Report(), "cut at %d", cut)
+			}
+		})
+	}
+}
+
+func TestStreamKeepsLittle(t *testing.T) {
+	t.Parallel()
+	s, err := NewStream("openai")
+	require.NoError(t, err)
+	chunk := []byte("data: " + strings.Repeat("x", 1<<20))
+	for range 16 {
+		_, _ = s.Write(chunk)
+	}
+	require.LessOrEqual(t, cap(s.line), 2*maxEvent)
+	_, _ = s.Write([]byte("\n\n" + streams[0].text))
+	require.Equal(t, streams[0].want, s.Report(), "what follows an overlong line is read")
+}
+
+func FuzzReports(f *testing.F) {
+	for _, s := range streams {
+		f.Add(s.provider, s.text)
+	}
+	f.Add("anthropic", `{"usage":{"input_tokens":1,"output_tokens":1e3}}`)
+	f.Fuzz(func(t *testing.T, provider, text string) {
+		for _, read := range []func(string, []byte) (Report, error){FromUsage, FromBody, FromSSE} {
+			if r, err := read(provider, []byte(text)); err == nil && r.Tokens.Validate() != nil {
+				t.Fatalf("tokens out of bounds: %+v", r)
+			}
+		}
+	})
+}

@@ -1,0 +1,543 @@
+package workflows
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/flyball-dev/flyball/internal/alert"
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/routing"
+)
+
+// AlertLoop is the durable loop of one key, a shell over alert.Step. It opens the key's incidents and
+// owns the key's flags. It completes when the key is quiet and owns nothing.
+func AlertLoop(ctx workflow.Context, in contract.AlertLoopInput) (contract.AlertLoopResult, error) {
+	l, err := newAlertLoop(ctx, in)
+	if err != nil {
+		return contract.AlertLoopResult{}, err
+	}
+	return l.run(ctx)
+}
+
+// doneKept is how many decisions that have taken their flag off are remembered, to refuse their late
+// orders. An incident makes few, and each ends before its incident does.
+const doneKept = 32
+
+// expireAgain is how long after a refusal an expired flag is ordered off again. A store that is away is
+// no refusal: that write waits for it by itself.
+const expireAgain = time.Minute
+
+type alertLoop struct {
+	in      contract.AlertLoopInput
+	state   contract.AlertLoopState
+	visible attributes
+	alarm   alarm
+	lock    workflow.Mutex // held while a flag is being written: writes keep their order
+	writing int            // background writes of flags under way
+	patient time.Time      // until then no expired flag is ordered off: the last order was refused
+	events  []occurrence   // what handlers have seen; only the loop itself steps the alert
+	changed bool           // something happened since the loop last looked
+
+	facts, resolves, setFlags, ended workflow.ReceiveChannel
+}
+
+// occurrence is an event for the alert, with the person who caused it, if one did.
+type occurrence struct {
+	event       alert.Event
+	who, reason string
+}
+
+func newAlertLoop(ctx workflow.Context, in contract.AlertLoopInput) (*alertLoop, error) {
+	if in.Key.Tenant == "" || in.Key.Model == "" {
+		return nil, invalid("an alert loop needs a tenant and a model")
+	}
+	if err := in.Tuning.Validate(); err != nil {
+		return nil, invalid(err.Error())
+	}
+	l := &alertLoop{
+		in: in, lock: workflow.NewMutex(ctx),
+		facts:    workflow.GetSignalChannel(ctx, contract.Facts),
+		resolves: workflow.GetSignalChannel(ctx, contract.Resolve),
+		setFlags: workflow.GetSignalChannel(ctx, contract.SetFlag),
+		ended:    workflow.GetSignalChannel(ctx, contract.IncidentEnded),
+	}
+	if in.State != nil {
+		l.state = *in.State
+	} else {
+		now := workflow.Now(ctx)
+		l.state = contract.AlertLoopState{
+			Key: in.Key, Alert: alert.New(now), Sequence: routing.Sequence{Loop: now.UnixMilli()}, RenewAt: now.Add(routing.RenewEvery),
+		}
+	}
+	return l, l.listen(ctx)
+}
+
+// listen registers the query and the updates.
+func (l *alertLoop) listen(ctx workflow.Context) error {
+	if err := workflow.SetQueryHandler(ctx, contract.State, func() (contract.AlertLoopState, error) { return l.state, nil }); err != nil {
+		return fmt.Errorf("registering the state query: %w", err)
+	}
+	if err := workflow.SetUpdateHandlerWithOptions(ctx, contract.SetFlag, l.setFlag, workflow.UpdateHandlerOptions{
+		Validator: l.checkFlag, Description: "Put a flag of this key on at a share, or take it off (share 0).",
+	}); err != nil {
+		return fmt.Errorf("registering %s: %w", contract.SetFlag, err)
+	}
+	if err := workflow.SetUpdateHandlerWithOptions(ctx, contract.Resolve, l.resolve, workflow.UpdateHandlerOptions{
+		Validator: l.checkResolve, Description: "Close this key's incident by hand.",
+	}); err != nil {
+		return fmt.Errorf("registering %s: %w", contract.Resolve, err)
+	}
+	return nil
+}
+
+func (l *alertLoop) run(ctx workflow.Context) (contract.AlertLoopResult, error) {
+	for {
+		for l.receive(ctx) { // everything that has come is heard before anything is concluded
+		}
+		l.changed = false
+		l.advance(ctx)
+		l.tend(ctx)
+		l.publish(ctx)
+		if !l.pending() && l.writing == 0 && workflow.AllHandlersFinished(ctx) {
+			if l.idle() {
+				return contract.AlertLoopResult{Incidents: l.state.Opened}, nil
+			}
+			if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
+				state := l.state
+				return contract.AlertLoopResult{}, workflow.NewContinueAsNewError(ctx, AlertLoop,
+					contract.AlertLoopInput{Key: l.in.Key, Tuning: l.in.Tuning, State: &state})
+			}
+		}
+		if err := l.wait(ctx); err != nil {
+			return contract.AlertLoopResult{}, l.abandon(ctx, err)
+		}
+	}
+}
+
+// idle reports whether the loop has nothing left to own.
+func (l *alertLoop) idle() bool {
+	return l.state.Alert.Idle() && len(l.state.Flags) == 0 && l.state.Incident == ""
+}
+
+// pending reports whether something has happened that the loop has not looked at.
+func (l *alertLoop) pending() bool {
+	return l.changed || len(l.events) > 0 || l.facts.Len()+l.resolves.Len()+l.setFlags.Len()+l.ended.Len() > 0
+}
+
+// wait returns when there is something to look at.
+func (l *alertLoop) wait(ctx workflow.Context) error {
+	at, what := l.deadline()
+	if at.IsZero() {
+		l.alarm.off()
+	} else {
+		l.alarm.set(ctx, at, what)
+	}
+	err := workflow.Await(ctx, func() bool { return l.pending() || l.alarm.rang() })
+	if l.alarm.rang() {
+		l.alarm.off()
+	}
+	return err
+}
+
+// deadline is the next time at which the loop must look even if nothing happens, and why.
+func (l *alertLoop) deadline() (at time.Time, what string) {
+	consider := func(t time.Time, why string) {
+		if at.IsZero() || t.Before(at) {
+			at, what = t, why
+		}
+	}
+	if t, ok := l.state.Alert.NextWake(l.in.Tuning.Holds); ok {
+		consider(t, fmt.Sprintf("%s: has it held?", l.state.Alert.Phase))
+	}
+	if len(l.state.Flags) > 0 || l.state.Closing {
+		consider(l.state.RenewAt, "renew the flags")
+	}
+	for _, f := range l.state.Flags {
+		if t, ok := l.expiry(f); ok {
+			consider(t, fmt.Sprintf("the %s flag expires", f.Kind))
+		}
+	}
+	return at, what
+}
+
+// expiry is when the flag is to be ordered off, if that is up to the clock. While flags are being written
+// it is not: the flag whose time is up may be the one that is coming off, and the end of the write wakes
+// the loop.
+func (l *alertLoop) expiry(f routing.Flag) (time.Time, bool) {
+	if f.ExpiresAt.IsZero() || l.writing > 0 {
+		return time.Time{}, false
+	}
+	if f.ExpiresAt.Before(l.patient) {
+		return l.patient, true
+	}
+	return f.ExpiresAt, true
+}
+
+// receive handles one signal of those that wait, and reports whether there was one.
+func (l *alertLoop) receive(ctx workflow.Context) bool {
+	var (
+		facts   contract.FactsMessage
+		resolve contract.ResolveRequest
+		set     contract.SetFlagRequest
+		ended   contract.IncidentEndedMessage
+	)
+	switch {
+	case l.facts.ReceiveAsync(&facts):
+		l.hear(ctx, facts)
+	case l.ended.ReceiveAsync(&ended):
+		if ended.Incident != l.state.Incident {
+			break
+		}
+		l.forget()
+		if l.state.Alert.Phase == alert.Firing && !ended.Cancelled {
+			l.fire(ctx) // the finding came back when it was too late to take the incident up again
+		}
+	case l.resolves.ReceiveAsync(&resolve):
+		if err := l.checkResolve(resolve); err != nil {
+			workflow.GetLogger(ctx).Warn("a signal was refused", "signal", contract.Resolve, "error", err)
+			break
+		}
+		_, _ = l.resolve(ctx, resolve) // queues an event, and cannot fail
+	case l.setFlags.ReceiveAsync(&set):
+		l.beside(ctx, contract.SetFlag, func(ctx workflow.Context) error {
+			if err := l.checkFlag(set); err != nil {
+				return err
+			}
+			_, err := l.setFlag(ctx, set)
+			return err
+		})
+	default:
+		return false
+	}
+	return true
+}
+
+// hear takes a finding of the sweep. When the store of flags has begun a new life the flags are due to
+// be renewed, which writes those that are gone.
+func (l *alertLoop) hear(ctx workflow.Context, m contract.FactsMessage) {
+	if m.Epoch != "" && m.Epoch != l.state.Epoch {
+		if l.state.Epoch != "" && len(l.state.Flags) > 0 {
+			l.state.RenewAt = workflow.Now(ctx)
+		}
+		l.state.Epoch = m.Epoch
+	}
+	f := m.Finding
+	if f.Tick <= l.state.Alert.LastTick {
+		return
+	}
+	if f.Verdict.Level != detect.Inconclusive {
+		l.state.Finding = &f
+	}
+	l.step(ctx, occurrence{event: alert.Event{Fact: &alert.Fact{Tick: f.Tick, EvaluatedAt: f.EvaluatedAt, Level: f.Verdict.Level}}})
+}
+
+// advance steps the alert by what handlers have seen, and by the time that has passed.
+func (l *alertLoop) advance(ctx workflow.Context) {
+	for len(l.events) > 0 {
+		o := l.events[0]
+		l.events = l.events[1:]
+		l.step(ctx, o)
+	}
+	l.step(ctx, occurrence{})
+}
+
+// step moves the alert and carries out what follows. It waits for children and signals, so nothing
+// but the loop itself may call it: two at once could resolve an incident that is only being opened.
+func (l *alertLoop) step(ctx workflow.Context, o occurrence) {
+	next, effects := alert.Step(l.state.Alert, o.event, l.in.Tuning.Holds, workflow.Now(ctx))
+	l.state.Alert = next
+	for _, effect := range effects {
+		switch effect {
+		case alert.Fire:
+			l.fire(ctx)
+		case alert.Escalate:
+			l.tell(ctx, contract.Escalated, "", "the finding rose to PAGE and held")
+		case alert.Recover:
+			l.tell(ctx, contract.Recovering, "", "the finding is gone from the untreated traffic")
+		case alert.Refire:
+			l.tell(ctx, contract.Refired, "", "the finding came back before the incident was resolved")
+		case alert.Silence:
+			l.tell(ctx, contract.Silent, "", fmt.Sprintf("no facts for %s: the key is inconclusive", l.in.Tuning.Holds.Silence))
+		case alert.Heard:
+			l.tell(ctx, contract.Heard, "", "facts are back after a silence")
+		case alert.Resolve:
+			if o.who == "" {
+				o.reason = "the finding stayed away from the untreated traffic"
+			}
+			l.state.Closing = true
+			l.remindLater(ctx)
+			l.tell(ctx, contract.Resolved, o.who, o.reason)
+		}
+	}
+}
+
+// fire opens an incident. One that is still closing is taken up again instead: its decisions still
+// hold flags, and two incidents of one key would fight over them.
+func (l *alertLoop) fire(ctx workflow.Context) {
+	if l.state.Incident != "" {
+		l.state.Closing = false
+		l.tell(ctx, contract.Refired, "", "the finding came back while the incident was closing")
+		if l.state.Incident != "" {
+			return
+		}
+	}
+	now := workflow.Now(ctx)
+	in := contract.IncidentInput{Key: l.in.Key, Opened: now, Level: l.state.Alert.Peak, Tuning: l.in.Tuning, Loop: workflow.GetInfo(ctx).WorkflowExecution.ID}
+	if l.state.Finding != nil {
+		in.Finding = *l.state.Finding
+	}
+	id := contract.IncidentID(l.in.Key, now)
+	ctx, _ = workflow.NewDisconnectedContext(ctx) // to cancel the loop is to resolve its incident, not to cancel it
+	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID:            id,
+		ParentClosePolicy:     enums.PARENT_CLOSE_POLICY_ABANDON,
+		WorkflowTaskTimeout:   contract.WorkflowTaskTimeout,
+		TypedSearchAttributes: keyAttributes(l.in.Key, string(in.Level), "open"),
+		StaticSummary:         fmt.Sprintf("%s %s: %s", in.Level, l.in.Key, in.Finding.Verdict.Reason),
+	}), Incident, in)
+	if err := child.GetChildWorkflowExecution().Get(ctx, nil); err != nil && !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		workflow.GetLogger(ctx).Error("the incident could not be opened", "incident", id, "error", err)
+		return
+	}
+	l.state.Incident, l.state.Closing = id, false
+	l.state.Opened++
+}
+
+// tell sends the open incident a change. One that is not there any more is forgotten, so that an
+// incident that somebody terminated does not hold its key's loop open.
+func (l *alertLoop) tell(ctx workflow.Context, change contract.AlertChange, who, reason string) {
+	if l.state.Incident == "" {
+		return
+	}
+	err := workflow.SignalExternalWorkflow(ctx, l.state.Incident, "", contract.AlertChanged, contract.AlertChangedMessage{
+		Change: change, Level: l.state.Alert.Peak, At: workflow.Now(ctx), Finding: l.state.Finding, Who: who, Reason: reason,
+	}).Get(ctx, nil)
+	if err != nil && ctx.Err() == nil {
+		workflow.GetLogger(ctx).Warn("the incident is gone", "incident", l.state.Incident, "error", err)
+		l.forget()
+	}
+}
+
+// forget drops the incident from the state: it has ended.
+func (l *alertLoop) forget() {
+	l.state.Incident, l.state.Closing = "", false
+}
+
+func (l *alertLoop) checkResolve(r contract.ResolveRequest) error {
+	switch {
+	case r.Who == "":
+		return invalid("say who resolves the incident (who)")
+	case !l.state.Alert.Open():
+		return refuse("no incident of " + l.in.Key.String() + " is open")
+	}
+	return nil
+}
+
+// resolve closes the incident on a person's word.
+func (l *alertLoop) resolve(_ workflow.Context, r contract.ResolveRequest) (contract.ResolveResult, error) {
+	l.events = append(l.events, occurrence{event: alert.Event{Resolved: true}, who: r.Who, reason: r.Reason})
+	return contract.ResolveResult{Incident: l.state.Incident}, nil
+}
+
+// checkFlag refuses what the key's flags do not allow.
+func (l *alertLoop) checkFlag(r contract.SetFlagRequest) error {
+	switch r.Kind {
+	case routing.Route, routing.Pin:
+		if r.Value == "" && r.Share > 0 {
+			return invalid(fmt.Sprintf("a %s flag needs the model to send calls to (value)", r.Kind))
+		}
+	case routing.Stop, routing.Sampling:
+	default:
+		return invalid(fmt.Sprintf("unknown kind of flag %q: want route, pin, stop or sampling", r.Kind))
+	}
+	switch {
+	case l.in.Key.Pseudo():
+		return invalid("the pseudo-key of a tenant owns no flags: set the flag on the model whose share rose")
+	case !(r.Share >= 0 && r.Share <= 1):
+		return invalid(fmt.Sprintf("the share %v is not between 0 and 1", r.Share))
+	case r.Decision == "":
+		return invalid("a flag needs the decision that it belongs to")
+	}
+	if r.Share > 0 && slices.Contains(l.state.Done, r.Decision) {
+		return refuse(r.Decision + " has taken its flag off already: an order that comes after its own end is not obeyed")
+	}
+	if f := l.flag(r.Kind); f != nil && f.Decision != r.Decision && r.Share > 0 {
+		return refuse(fmt.Sprintf("the %s flag of %s belongs to %s; let that end first", r.Kind, l.in.Key, f.Decision))
+	}
+	return nil
+}
+
+// flag is the key's flag of the kind, or nil.
+func (l *alertLoop) flag(k routing.Kind) *routing.Flag {
+	i := slices.IndexFunc(l.state.Flags, func(f routing.Flag) bool { return f.Kind == k })
+	if i < 0 {
+		return nil
+	}
+	return &l.state.Flags[i]
+}
+
+// setFlag puts a flag on, changes its share, or takes it off. The sequence number is taken before the
+// write, so a write whose answer was lost is repeated under the same number and changes nothing.
+func (l *alertLoop) setFlag(ctx workflow.Context, r contract.SetFlagRequest) (contract.SetFlagResult, error) {
+	if err := l.lock.Lock(ctx); err != nil {
+		return contract.SetFlagResult{}, fmt.Errorf("waiting for another write of a flag: %w", err)
+	}
+	defer l.lock.Unlock()
+	defer func() { l.changed = true }()
+	if err := l.checkFlag(r); err != nil { // it may have changed hands while this waited
+		return contract.SetFlagResult{}, err
+	}
+	if have := l.flag(r.Kind); have != nil {
+		same := have.Decision == r.Decision && have.Share == r.Share && have.Value == r.Value
+		others := have.Decision != r.Decision // and so r takes off what it does not own
+		if same || others {
+			return contract.SetFlagResult{Flag: *have}, nil
+		}
+	}
+	now := workflow.Now(ctx)
+	l.state.Sequence.N++
+	flag := routing.Flag{
+		Key: l.in.Key, Kind: r.Kind, Value: r.Value, Share: r.Share, Reason: r.Reason, Decision: r.Decision,
+		Sequence: l.state.Sequence, RenewedAt: now, ExpiresAt: r.ExpiresAt,
+	}
+	if r.Share == 0 {
+		return contract.SetFlagResult{Flag: flag, Changed: true}, l.release(ctx, flag)
+	}
+	err := workflow.ExecuteActivity(doing(ctx, fmt.Sprintf("%s flag on at %.0f %%", r.Kind, r.Share*100)), flags.ApplyFlag, flag).Get(ctx, nil)
+	if err != nil {
+		return contract.SetFlagResult{}, fmt.Errorf("putting the %s flag of %s on: %w", r.Kind, l.in.Key, err)
+	}
+	if have := l.flag(r.Kind); have != nil {
+		*have = flag
+	} else {
+		if len(l.state.Flags) == 0 {
+			l.remindLater(ctx)
+		}
+		l.state.Flags = append(l.state.Flags, flag)
+	}
+	l.count()
+	return contract.SetFlagResult{Flag: flag, Changed: true}, nil
+}
+
+// release takes a flag off under its new sequence number. It also does so for a flag that this loop
+// does not know: an earlier loop may have been terminated over it.
+func (l *alertLoop) release(ctx workflow.Context, f routing.Flag) error {
+	err := workflow.ExecuteActivity(doing(ctx, fmt.Sprintf("%s flag off", f.Kind)), flags.ReleaseFlag, f).Get(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("taking the %s flag of %s off: %w", f.Kind, l.in.Key, err)
+	}
+	if !slices.Contains(l.state.Done, f.Decision) {
+		l.state.Done = append(l.state.Done, f.Decision)
+		l.state.Done = l.state.Done[max(0, len(l.state.Done)-doneKept):]
+	}
+	l.state.Flags = slices.DeleteFunc(l.state.Flags, func(have routing.Flag) bool { return have.Kind == f.Kind })
+	l.count()
+	return nil
+}
+
+// count tells the alert how many of its flags touch where calls go. Sampling touches only what is
+// scored, so it does not keep an incident from resolving.
+func (l *alertLoop) count() {
+	n := 0
+	for _, f := range l.state.Flags {
+		if f.Kind != routing.Sampling {
+			n++
+		}
+	}
+	l.events = append(l.events, occurrence{event: alert.Event{Flags: &n}})
+}
+
+// tend does what the clock asks: it renews flags, takes expired ones off, and reminds a closing
+// incident. Writes of flags run beside the loop, so that a Redis that is away delays no finding.
+func (l *alertLoop) tend(ctx workflow.Context) {
+	now := workflow.Now(ctx)
+	for _, f := range l.state.Flags {
+		if t, ok := l.expiry(f); ok && !now.Before(t) {
+			request := contract.SetFlagRequest{Kind: f.Kind, Decision: f.Decision, Reason: "expired at " + f.ExpiresAt.Format(time.RFC3339)}
+			l.beside(ctx, "expire", func(ctx workflow.Context) error {
+				_, err := l.setFlag(ctx, request)
+				if err != nil {
+					l.patient = workflow.Now(ctx).Add(expireAgain)
+				}
+				return err
+			})
+		}
+	}
+	if now.Before(l.state.RenewAt) {
+		return
+	}
+	l.remindLater(ctx)
+	if l.state.Closing {
+		l.tell(ctx, contract.Resolved, "", "reminder: the incident is resolved")
+	}
+	if len(l.state.Flags) > 0 {
+		l.beside(ctx, "renew", l.renew)
+	}
+}
+
+// remindLater sets the time at which flags are renewed and a closing incident is reminded.
+func (l *alertLoop) remindLater(ctx workflow.Context) {
+	l.state.RenewAt = workflow.Now(ctx).Add(routing.RenewEvery)
+}
+
+// beside runs a write of flags in its own coroutine; the loop neither completes nor continues as new
+// meanwhile.
+func (l *alertLoop) beside(ctx workflow.Context, name string, write func(workflow.Context) error) {
+	l.writing++
+	workflow.GoNamed(ctx, name, func(ctx workflow.Context) {
+		if err := write(ctx); err != nil {
+			workflow.GetLogger(ctx).Error("a flag could not be written", "what", name, "error", err)
+		}
+		l.writing--
+		l.changed = true
+	})
+}
+
+// renew puts every flag on again, which keeps it alive and brings it back to a Redis that lost it.
+func (l *alertLoop) renew(ctx workflow.Context) error {
+	if err := l.lock.Lock(ctx); err != nil {
+		return err
+	}
+	defer l.lock.Unlock()
+	if len(l.state.Flags) == 0 {
+		return nil
+	}
+	now := workflow.Now(ctx)
+	for i := range l.state.Flags {
+		l.state.Flags[i].RenewedAt = now
+	}
+	ctx = workflow.WithScheduleToCloseTimeout(doing(ctx, "renew the flags"), routing.RenewEvery/2)
+	return workflow.ExecuteActivity(ctx, flags.RenewFlags, slices.Clone(l.state.Flags)).Get(ctx, nil)
+}
+
+// abandon ends a cancelled loop: it takes its flags off and closes its incident, so that nothing is
+// left that nobody owns.
+func (l *alertLoop) abandon(ctx workflow.Context, cause error) error {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	l.state.Closing = true
+	l.tell(ctx, contract.Resolved, "whoever cancelled "+workflow.GetInfo(ctx).WorkflowExecution.ID, "the key's alert loop was cancelled")
+	_ = workflow.Await(ctx, func() bool { return l.writing == 0 && workflow.AllHandlersFinished(ctx) })
+	for _, f := range slices.Clone(l.state.Flags) {
+		if _, err := l.setFlag(ctx, contract.SetFlagRequest{Kind: f.Kind, Decision: f.Decision, Reason: "the key's alert loop was cancelled"}); err != nil {
+			workflow.GetLogger(ctx).Error("a flag could not be taken off", "kind", f.Kind, "error", err)
+		}
+	}
+	return cause
+}
+
+// publish shows the state to people: search attributes and current details.
+func (l *alertLoop) publish(ctx workflow.Context) {
+	state := string(l.state.Alert.Phase)
+	severity := string(l.state.Alert.Level)
+	if l.state.Alert.Silent {
+		state, severity = "silent", string(detect.Inconclusive)
+	}
+	l.visible.set(ctx, attributes{Severity: severity, State: state})
+	workflow.SetCurrentDetails(ctx, alertLoopDetails(l.state, l.in.Tuning))
+}

@@ -1,0 +1,177 @@
+package workflows
+
+import (
+	"fmt"
+	"slices"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/flyball-dev/flyball/internal/contract"
+)
+
+// Autonomy is a tenant's ledger of trust: how many decisions of each class of action people have
+// approved, and so whether the next may be carried out without asking. One workflow answers one
+// question at a time, which makes the count exact however many decisions ask at once.
+func Autonomy(ctx workflow.Context, in contract.AutonomyInput) (contract.AutonomyResult, error) {
+	a, err := newAutonomy(ctx, in)
+	if err != nil {
+		return contract.AutonomyResult{}, err
+	}
+	return a.run(ctx)
+}
+
+// trustNeeded is how many human-approved decisions a class of action needs before it may act alone.
+const trustNeeded = 10
+
+// seenKept is how many counted outcomes are remembered per class, to count each once. A decision
+// tells its outcomes within its own life, long before that many others have.
+const seenKept = 256
+
+type autonomy struct {
+	ledger  ledger
+	visible attributes
+}
+
+func newAutonomy(ctx workflow.Context, in contract.AutonomyInput) (*autonomy, error) {
+	if in.Tenant == "" {
+		return nil, invalid("a trust ledger needs its tenant")
+	}
+	a := &autonomy{ledger: ledger{Tenant: in.Tenant, Classes: map[string]contract.Trust{}}}
+	if in.State != nil {
+		a.ledger = ledger(*in.State)
+	}
+	if err := workflow.SetQueryHandler(ctx, contract.State, func() (contract.AutonomyState, error) {
+		return contract.AutonomyState(a.ledger), nil
+	}); err != nil {
+		return nil, fmt.Errorf("registering the state query: %w", err)
+	}
+	if err := workflow.SetUpdateHandlerWithOptions(ctx, contract.AskTrust, func(ctx workflow.Context, r contract.TrustRequest) (contract.TrustAnswer, error) {
+		answer := a.ledger.ask(r)
+		a.show(ctx)
+		return answer, nil
+	}, workflow.UpdateHandlerOptions{
+		Validator:   func(r contract.TrustRequest) error { return a.check(r.Tenant, r.Action, r.Decision) },
+		Description: "May this decision be carried out without a person?",
+	}); err != nil {
+		return nil, fmt.Errorf("registering %s: %w", contract.AskTrust, err)
+	}
+	if err := workflow.SetUpdateHandlerWithOptions(ctx, contract.TrustOutcome, func(ctx workflow.Context, r contract.TrustOutcomeRequest) (contract.TrustAnswer, error) {
+		answer := a.ledger.tell(r)
+		a.show(ctx)
+		return answer, nil
+	}, workflow.UpdateHandlerOptions{
+		Validator:   a.checkOutcome,
+		Description: "What became of a decision: approved (and carried out), denied or reverted.",
+	}); err != nil {
+		return nil, fmt.Errorf("registering %s: %w", contract.TrustOutcome, err)
+	}
+	return a, nil
+}
+
+func (a *autonomy) run(ctx workflow.Context) (contract.AutonomyResult, error) {
+	a.show(ctx)
+	outcomes := workflow.GetSignalChannel(ctx, contract.TrustOutcome)
+	for {
+		var r contract.TrustOutcomeRequest
+		for outcomes.ReceiveAsync(&r) {
+			if err := a.checkOutcome(r); err != nil {
+				workflow.GetLogger(ctx).Warn("a signal was refused", "signal", contract.TrustOutcome, "error", err)
+				continue
+			}
+			a.ledger.tell(r)
+			a.show(ctx)
+		}
+		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx) {
+			state := contract.AutonomyState(a.ledger)
+			return contract.AutonomyResult{}, workflow.NewContinueAsNewError(ctx, Autonomy, contract.AutonomyInput{Tenant: state.Tenant, State: &state})
+		}
+		err := workflow.Await(ctx, func() bool {
+			return outcomes.Len() > 0 || workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx)
+		})
+		if err != nil {
+			return contract.AutonomyResult{State: contract.AutonomyState(a.ledger)}, err
+		}
+	}
+}
+
+func (a *autonomy) check(tenant, action, decision string) error {
+	switch {
+	case tenant != a.ledger.Tenant:
+		return invalid(fmt.Sprintf("this is the ledger of %s, not of %s", a.ledger.Tenant, tenant))
+	case action == "" || decision == "":
+		return invalid("say which action and which decision")
+	}
+	return nil
+}
+
+func (a *autonomy) checkOutcome(r contract.TrustOutcomeRequest) error {
+	switch r.Outcome {
+	case contract.OutcomeApproved, contract.OutcomeDenied, contract.OutcomeReverted:
+		return a.check(r.Tenant, r.Action, r.Decision)
+	}
+	return invalid(fmt.Sprintf("unknown outcome %q: say approved, denied or reverted", r.Outcome))
+}
+
+// show makes the ledger readable.
+func (a *autonomy) show(ctx workflow.Context) {
+	a.visible.set(ctx, attributes{State: "ledger"})
+	workflow.SetCurrentDetails(ctx, autonomyDetails(contract.AutonomyState(a.ledger)))
+}
+
+// ledger is the arithmetic of trust.
+type ledger contract.AutonomyState
+
+// ask grants a decision when its class has earned trust with the rule that fired. The same decision
+// asking again gets the same answer, unless the class has lost its trust meanwhile.
+func (l ledger) ask(r contract.TrustRequest) contract.TrustAnswer {
+	t := l.class(r.Action, r.Rule)
+	defer func() { l.Classes[r.Action] = t }()
+	if t.Approved < trustNeeded {
+		return answer(t, false, fmt.Sprintf("people have approved %d of the %d decisions that %s needs before it may act alone", t.Approved, trustNeeded, r.Action))
+	}
+	if see(&t, r.Decision+" granted") {
+		t.Granted++
+	}
+	return answer(t, true, fmt.Sprintf("%s has earned trust: people approved %d decisions", r.Action, t.Approved))
+}
+
+// tell counts an outcome, each of a decision once. An approval counts towards trust; a denial or a
+// revert starts the count again.
+func (l ledger) tell(r contract.TrustOutcomeRequest) contract.TrustAnswer {
+	t := l.class(r.Action, r.Rule)
+	if see(&t, r.Decision+" "+r.Outcome) {
+		if r.Outcome == contract.OutcomeApproved {
+			t.Approved++
+		} else {
+			t.Approved = 0
+		}
+	}
+	l.Classes[r.Action] = t
+	return answer(t, false, fmt.Sprintf("counted as %s", r.Outcome))
+}
+
+// class is the standing of an action, begun again if another rule fires than the one it was earned
+// with. What was seen stays seen.
+func (l ledger) class(action, rule string) contract.Trust {
+	t := l.Classes[action]
+	if t.Rule != rule {
+		t.Rule, t.Approved = rule, 0
+	}
+	return t
+}
+
+// see remembers an event and reports whether it is new.
+func see(t *contract.Trust, what string) bool {
+	if slices.Contains(t.Seen, what) {
+		return false
+	}
+	t.Seen = append(t.Seen, what)
+	if n := len(t.Seen) - seenKept; n > 0 {
+		t.Seen = slices.Delete(t.Seen, 0, n)
+	}
+	return true
+}
+
+func answer(t contract.Trust, granted bool, reason string) contract.TrustAnswer {
+	return contract.TrustAnswer{Granted: granted, Approved: t.Approved, Needed: trustNeeded, Reason: reason}
+}

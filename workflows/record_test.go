@@ -1,0 +1,478 @@
+package workflows_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/history/v1"
+	"go.temporal.io/api/temporalproto"
+	"go.temporal.io/sdk/client"
+
+	"github.com/flyball-dev/flyball/internal/alert"
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/inbox"
+	"github.com/flyball-dev/flyball/internal/kpi"
+	"github.com/flyball-dev/flyball/internal/policy"
+	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/usage"
+	shipped "github.com/flyball-dev/flyball/policies"
+	"github.com/flyball-dev/flyball/workers"
+)
+
+// TestRecord runs whole incidents on a real Temporal server, with real workers and policies over a
+// small made-up world, and keeps the histories that are not there yet for TestReplay. It asserts what
+// happened on the way, so it is also the test of the workflows against a real server.
+func TestRecord(t *testing.T) {
+	address := os.Getenv("FLYBALL_RECORD_ADDRESS")
+	if address == "" {
+		t.Skip("FLYBALL_RECORD_ADDRESS names no Temporal server; see testdata/record.sh")
+	}
+	s := newStage(t, address)
+	t.Run("approved", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		s.decide(t, d, contract.Approve)
+		s.awaitShare(t, 0.95)
+		require.Equal(t, 1.0, s.world.flag(routing.Sampling).Share, "both arms are scored")
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		require.Equal(t, contract.Released, s.decision(t, d).Status)
+		require.Equal(t, contract.Proven, s.decision(t, d).Effect)
+		s.keep(t, "approved", contract.AlertLoopID(key), id, d, contract.AutonomyID(key.Tenant), contract.SweepID(0))
+	})
+	t.Run("denied", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		s.decide(t, d, contract.Deny)
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		require.Equal(t, contract.Denied, s.decision(t, d).Status)
+		s.keep(t, "denied", id, d)
+	})
+	t.Run("by people", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		_, err := s.inbox.Acknowledge(t.Context(), contract.Handle(id), contract.AcknowledgeRequest{Who: "ada", Note: "on it"})
+		require.NoError(t, err)
+		_, err = s.inbox.SkipStep(t.Context(), id, contract.SkipStepRequest{Step: "T+30", Who: "ada"})
+		require.ErrorIs(t, err, inbox.ErrRefused)
+		_, err = s.inbox.SkipStep(t.Context(), id, contract.SkipStepRequest{Step: "T+10", Who: "ada"})
+		require.NoError(t, err)
+		require.NoError(t, s.client.SignalWorkflow(t.Context(), d, "", contract.Decide, contract.DecideRequest{Verdict: contract.Approve, Who: "ada"}))
+		s.awaitShare(t, 0.1)
+		_, err = s.inbox.Resolve(t.Context(), id, contract.ResolveRequest{Who: "ada", Reason: "a load test"})
+		require.NoError(t, err)
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		require.Equal(t, contract.Released, s.decision(t, d).Status)
+		s.keep(t, "people", contract.AlertLoopID(key), id, d)
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		s.decide(t, d, contract.Approve)
+		s.awaitShare(t, 0.1)
+		require.NoError(t, s.client.CancelWorkflow(t.Context(), d, ""))
+		s.awaitShare(t, 0)
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		require.Equal(t, contract.Reverted, s.decision(t, d).Status)
+		s.keep(t, "cancelled", id, d)
+	})
+	t.Run("terminated", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		s.decide(t, d, contract.Approve)
+		s.awaitShare(t, 0.1)
+		require.NoError(t, s.client.TerminateWorkflow(t.Context(), d, "", "by the recorder"))
+		s.awaitShare(t, 0) // the incident takes the orphan off
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		s.keep(t, "terminated", id)
+	})
+	t.Run("thin traffic", func(t *testing.T) {
+		s.world.set(func(w *world) { w.perMinute = 3 })
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		s.decide(t, d, contract.Approve)
+		s.awaitShare(t, 0.5)
+		s.awaitShare(t, 0)
+		s.world.set(func(w *world) { w.fault, w.perMinute = false, 300 })
+		s.ended(t, id)
+		require.Equal(t, contract.Expired, s.decision(t, d).Status)
+		require.Equal(t, contract.Unproven, s.decision(t, d).Effect)
+		s.keep(t, "thin", id, d)
+	})
+	t.Run("whole runbook", func(t *testing.T) {
+		id := s.breakIt(t)
+		require.Eventually(t, func() bool {
+			var state contract.IncidentState
+			s.query(t, id, &state)
+			return state.Step == "T+30" && state.Report != ""
+		}, time.Minute, 50*time.Millisecond)
+		s.world.set(func(w *world) { w.silent = true })
+		require.Eventually(t, func() bool {
+			var state contract.AlertLoopState
+			s.query(t, contract.AlertLoopID(key), &state)
+			return state.Alert.Silent && state.Alert.Phase == alert.Firing
+		}, time.Minute, 50*time.Millisecond)
+		s.world.set(func(w *world) { w.silent, w.fault = false, false })
+		s.ended(t, id)
+		s.keep(t, "runbook", contract.AlertLoopID(key), id)
+	})
+	t.Run("worker away", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		s.stop(t)
+		require.Eventually(t, func() bool { // what waits is seen without a worker too
+			open, err := s.inbox.Decisions(t.Context())
+			return err == nil && len(open) == 1 && !open[0].Answered &&
+				open[0].State.Status == contract.AwaitingApproval && open[0].State.Input.Key == key
+		}, time.Minute, 100*time.Millisecond)
+		o, _, err := s.inbox.Decide(t.Context(), contract.Handle(d), contract.DecideRequest{Verdict: contract.Approve, Who: "ada"})
+		require.NoError(t, err)
+		require.False(t, o.Answered)
+		s.start(t)
+		s.awaitShare(t, 0.5) // the verdict was kept
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		require.Equal(t, "ada", s.decision(t, d).Verdict.Who)
+		s.keep(t, "away", contract.AlertLoopID(key), id, d)
+	})
+	t.Run("expired", func(t *testing.T) {
+		in := contract.DecisionInput{
+			Key: key, Incident: contract.IncidentID(key, time.Now()), Attempt: 1, Tuning: recordTuning(), Finding: finding(time.Now(), detect.Page),
+			Proposal: contract.Proposal{Action: "downgrade", Mode: contract.Ask, Kind: routing.Route, Value: "claude-3-sonnet", Goal: routing.CutCost, Expiry: time.Second},
+		}
+		d := contract.DecisionID(in.Incident, "downgrade", 1)
+		run, err := s.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: d, TaskQueue: contract.TaskQueue}, contract.Decision, in)
+		require.NoError(t, err)
+		var result contract.DecisionResult
+		require.NoError(t, run.Get(t.Context(), &result))
+		require.Equal(t, contract.Expired, result.Status)
+		s.keep(t, "expired", d)
+	})
+	require.Empty(t, s.world.on(), "no flag is left on")
+}
+
+// recordTuning makes seconds of the product's minutes.
+func recordTuning() contract.Tuning {
+	t := contract.NewTuning(0.005) // T+30 after nine seconds
+	t.Holds = alert.Holds{Page: 200 * time.Millisecond, Investigate: 100 * time.Millisecond, Recovery: 600 * time.Millisecond, Silence: 3 * time.Second}
+	// An arm's samples grow by the minute here, and a test that comes before the dwell is over is repeated
+	// when they have doubled: so the dwell is over at once.
+	t.Limits.Dwell, t.Limits.ClearFor = time.Millisecond, 300*time.Millisecond
+	t.Limits.UnprovenHold, t.Limits.MaxHold, t.Limits.StepWait = 2*time.Second, time.Hour, time.Minute
+	return t
+}
+
+// stage is a Temporal server with Flyball's workers over a made-up world.
+type stage struct {
+	client   client.Client
+	inbox    *inbox.Inbox
+	world    *world
+	policies *policy.Set
+	cancel   context.CancelFunc
+	stopped  chan error
+}
+
+func newStage(t *testing.T, address string) *stage {
+	t.Helper()
+	c, err := workers.Dial(t.Context(), address, client.DefaultNamespace, silence)
+	require.NoError(t, err)
+	set, err := policy.Load(shipped.Files)
+	require.NoError(t, err)
+	s := &stage{client: c, inbox: inbox.New(c), policies: set, world: &world{perMinute: 300, flags: map[routing.Kind]routing.Flag{}}}
+	s.start(t)
+	t.Cleanup(func() {
+		_ = c.TerminateWorkflow(context.Background(), contract.SweepID(0), "", "the recorder has ended")
+		s.stop(t)
+		c.Close()
+	})
+	return s
+}
+
+var silence = slog.New(slog.DiscardHandler)
+
+// start starts the workers, and stop stops them.
+func (s *stage) start(t *testing.T) {
+	t.Helper()
+	var ctx context.Context
+	ctx, s.cancel = context.WithCancel(context.Background())
+	s.stopped = make(chan error, 1)
+	go func() {
+		s.stopped <- workers.Run(ctx, workers.Options{
+			Client: s.client, Namespace: client.DefaultNamespace, Store: s.world, Flags: s.world, Policies: func() *policy.Set { return s.policies },
+			Logger: silence, Tuning: recordTuning(), SweepEvery: 100 * time.Millisecond, StatusPages: map[string]string{},
+		})
+	}()
+}
+
+func (s *stage) stop(t *testing.T) {
+	t.Helper()
+	s.cancel()
+	require.NoError(t, <-s.stopped)
+}
+
+// breakIt makes the key fail and returns the incident that opens.
+func (s *stage) breakIt(t *testing.T) (incident string) {
+	t.Helper()
+	s.world.set(func(w *world) { w.fault = true })
+	require.Eventually(t, func() bool {
+		open, err := s.inbox.Incidents(t.Context())
+		require.NoError(t, err)
+		if len(open) == 1 && open[0].Answered {
+			incident = open[0].State.ID
+		}
+		return incident != ""
+	}, time.Minute, 50*time.Millisecond)
+	return incident
+}
+
+// question waits until a decision of the incident waits for a person.
+func (s *stage) question(t *testing.T, incident string) (decision string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		open, err := s.inbox.Decisions(t.Context())
+		require.NoError(t, err)
+		for _, d := range open {
+			if d.State.Input.Incident == incident && d.State.Status == contract.AwaitingApproval {
+				decision = d.State.ID
+			}
+		}
+		return decision != ""
+	}, time.Minute, 50*time.Millisecond)
+	return decision
+}
+
+// decide gives a verdict twice, as an impatient person does: it is one.
+func (s *stage) decide(t *testing.T, decision, verdict string) {
+	t.Helper()
+	for range 2 {
+		o, state, err := s.inbox.Decide(t.Context(), contract.Handle(decision), contract.DecideRequest{Verdict: verdict, Who: "ada"})
+		if err != nil { // it has ended since
+			require.ErrorIs(t, err, inbox.ErrNotFound)
+			continue
+		}
+		require.True(t, o.Answered)
+		require.Equal(t, verdict, state.Verdict.Verdict)
+	}
+}
+
+func (s *stage) awaitShare(t *testing.T, share float64) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return s.world.flag(routing.Route).Share >= share && (share > 0 || s.world.flag(routing.Route).Share == 0)
+	},
+		time.Minute, 20*time.Millisecond)
+}
+
+// ended waits until the incident and its key's loop have completed.
+func (s *stage) ended(t *testing.T, incident string) {
+	t.Helper()
+	for _, id := range []string{incident, contract.AlertLoopID(key)} {
+		require.Eventually(t, func() bool {
+			d, err := s.client.DescribeWorkflowExecution(t.Context(), id, "")
+			require.NoError(t, err)
+			return d.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+		}, time.Minute, 50*time.Millisecond, id)
+	}
+}
+
+func (s *stage) query(t *testing.T, id string, state any) {
+	t.Helper()
+	answer, err := s.client.QueryWorkflow(t.Context(), id, "", contract.State)
+	require.NoError(t, err)
+	require.NoError(t, answer.Get(state))
+}
+
+func (s *stage) decision(t *testing.T, id string) (state contract.DecisionState) {
+	t.Helper()
+	s.query(t, id, &state)
+	return state
+}
+
+// identity is where a history names the process that wrote an event.
+var identity = regexp.MustCompile(`"identity":"[^"]*"`)
+
+// keep stores the workflows' histories, except those that are stored already.
+func (s *stage) keep(t *testing.T, scenario string, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		kind, _, _ := strings.Cut(id, "/")
+		file := filepath.Join("testdata", "replay_"+kind+"_"+scenario+".json.gz")
+		if _, err := os.Stat(file); err == nil {
+			continue
+		}
+		h := &history.History{}
+		events := s.client.GetWorkflowHistory(t.Context(), id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+		for events.HasNext() {
+			e, err := events.Next()
+			require.NoError(t, err)
+			h.Events = append(h.Events, e)
+		}
+		text, err := temporalproto.CustomJSONMarshalOptions{}.Marshal(h)
+		require.NoError(t, err)
+		host, err := os.Hostname() // who recorded it is nobody's business
+		require.NoError(t, err)
+		text = bytes.ReplaceAll(identity.ReplaceAll(text, []byte(`"identity":"recorder"`)), []byte(host+":"), []byte("recorder:"))
+		f, err := os.Create(file)
+		require.NoError(t, err)
+		zipped, err := gzip.NewWriterLevel(f, gzip.BestCompression)
+		require.NoError(t, err)
+		_, err = zipped.Write(text)
+		require.NoError(t, err)
+		require.NoError(t, zipped.Close())
+		require.NoError(t, f.Close())
+	}
+}
+
+// world is one key's traffic and the flags that it obeys. While the fault lasts, a call costs three
+// times the usual and its quality is three quarters of it, except where a route flag treats it.
+type world struct {
+	mu        sync.Mutex
+	fault     bool
+	silent    bool
+	perMinute int64
+	flags     map[routing.Kind]routing.Flag
+}
+
+const (
+	usualLnCost  = 22.0 // about 0.36 cents
+	usualQuality = 0.88
+)
+
+func (w *world) set(f func(*world)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f(w)
+}
+
+func (w *world) flag(k routing.Kind) (f routing.Flag) {
+	w.set(func(w *world) { f = w.flags[k] })
+	return f
+}
+
+func (w *world) on() (all []routing.Flag) {
+	w.set(func(w *world) {
+		for _, f := range w.flags {
+			all = append(all, f)
+		}
+	})
+	return all
+}
+
+func (w *world) Apply(_ context.Context, f routing.Flag) (bool, routing.Flag, error) {
+	w.set(func(w *world) { w.flags[f.Kind] = f })
+	return true, f, nil
+}
+
+func (w *world) Release(_ context.Context, _ usage.Key, k routing.Kind, _ routing.Sequence) (bool, error) {
+	w.set(func(w *world) { delete(w.flags, k) })
+	return true, nil
+}
+
+func (w *world) Renew(context.Context, usage.Key, routing.Kind, routing.Sequence, time.Time) (bool, error) {
+	return true, nil
+}
+
+func (w *world) ReadWatermark(_ context.Context, now time.Time) (time.Time, error) { return now, nil }
+
+func (w *world) Sweep(context.Context, clickhouse.SweepQuery) ([]detect.Observation, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.silent {
+		return nil, nil
+	}
+	window := detect.Window{CostN: 600, QualityN: 600, LnCost: usualLnCost, Quality: usualQuality}
+	if w.fault {
+		window.LnCost += math.Log(3)
+		window.Quality *= 0.75
+	}
+	return []detect.Observation{{Key: key, Windows: [4]detect.Window{window, window, window, window}}}, nil
+}
+
+func (w *world) Baselines(_ context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error) {
+	return map[usage.Key]detect.Baseline{key: {
+		Key: key, Slot: slot.UTC().Truncate(time.Hour), CostBuckets: 100, LnCost: usualLnCost, LnCostDev: 0.05, LnCostSD: 0.5, CostBucketN: 4500,
+		QualityBuckets: 100, Quality: usualQuality, QualityDev: 0.01, QualitySD: 0.05, QualityBucketN: 4500, RequestsPerMin: 300,
+	}}, nil
+}
+
+func (w *world) RebuildBaselines(context.Context, time.Time, detect.Minimums) (int, error) {
+	return 1, nil
+}
+
+func (w *world) Minutes(_ context.Context, _ usage.Key, from, to time.Time) ([]kpi.Minute, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var minutes []kpi.Minute
+	for at := from.UTC().Truncate(time.Minute); at.Before(to); at = at.Add(time.Minute) {
+		if w.flags[routing.Route].Share == 0 {
+			minutes = append(minutes, w.minute(at, usage.None))
+		} else {
+			minutes = append(minutes, w.minute(at, usage.Treated), w.minute(at, usage.Holdback))
+		}
+	}
+	return minutes, nil
+}
+
+// minute is a minute of an arm, with a little spread around its medians.
+func (w *world) minute(at time.Time, arm usage.Arm) kpi.Minute {
+	m := kpi.Minute{Start: at, Arm: arm, Requests: w.perMinute}
+	cost, quality := usualLnCost, usualQuality
+	switch {
+	case arm == usage.Treated:
+		cost -= math.Log(3)
+	case w.fault:
+		cost, quality = cost+math.Log(3), quality*0.75
+	}
+	for i := range min(w.perMinute, 100) {
+		spread := float64(i%11-5) / 100
+		m.CostCodes = append(m.CostCodes, int16(math.Round((cost+spread)/math.Ln2*100)))
+		m.QualityCodes = append(m.QualityCodes, kpi.QualityCode(quality+spread/2))
+	}
+	return m
+}
+
+func (w *world) Deployments(context.Context, usage.Key, time.Time, time.Time) ([]usage.Deployment, error) {
+	return nil, nil
+}
+
+func (w *world) FirstSeen(context.Context, usage.Key, time.Time, time.Time, time.Duration) ([]clickhouse.Sighting, error) {
+	return nil, nil
+}
+
+func (w *world) Completion(context.Context, usage.Key, time.Time, time.Time) ([]clickhouse.CompletionChange, error) {
+	return []clickhouse.CompletionChange{{Template: "rag-v3", Requests: 900, Ratio: 0.5, RatioBefore: 0.5, Change: 1}}, nil
+}
+
+func (w *world) WorstTraces(context.Context, usage.Key, time.Time, time.Time, int) ([]clickhouse.Trace, error) {
+	return []clickhouse.Trace{{TraceID: "trace-1"}}, nil
+}
+
+func (w *world) RecordIncident(context.Context, contract.IncidentRecord) error { return nil }
+func (w *world) RecordDecision(context.Context, contract.DecisionRecord) error { return nil }
+
+func (w *world) LastActEnded(context.Context, usage.Key) (time.Time, error) {
+	return time.Time{}, nil
+}
+
+// Revision says that the store of flags has never been wiped.
+func (w *world) Revision(context.Context) (routing.Revision, error) {
+	return routing.Revision{Epoch: "recorded"}, nil
+}

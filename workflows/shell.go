@@ -1,0 +1,175 @@
+package workflows
+
+import (
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// The typed keys of the search attributes.
+var (
+	tenantKey   = temporal.NewSearchAttributeKeyKeyword(contract.AttrTenant)
+	modelKey    = temporal.NewSearchAttributeKeyKeyword(contract.AttrModel)
+	severityKey = temporal.NewSearchAttributeKeyKeyword(contract.AttrSeverity)
+	stateKey    = temporal.NewSearchAttributeKeyKeyword(contract.AttrState)
+	stepKey     = temporal.NewSearchAttributeKeyKeyword(contract.AttrStep)
+)
+
+// attributes upserts a workflow's search attributes, but only when one of them has changed: each
+// upsert is an event in the history and a write to visibility.
+type attributes struct {
+	Severity, State, Step string
+}
+
+// set makes want visible; an empty value is left as it is.
+func (a *attributes) set(ctx workflow.Context, want attributes) {
+	var updates []temporal.SearchAttributeUpdate
+	for _, f := range []struct {
+		have *string
+		want string
+		key  temporal.SearchAttributeKeyKeyword
+	}{
+		{&a.Severity, want.Severity, severityKey}, {&a.State, want.State, stateKey}, {&a.Step, want.Step, stepKey},
+	} {
+		if f.want != "" && f.want != *f.have {
+			*f.have = f.want
+			updates = append(updates, f.key.ValueSet(f.want))
+		}
+	}
+	if len(updates) == 0 {
+		return
+	}
+	if err := workflow.UpsertTypedSearchAttributes(ctx, updates...); err != nil {
+		workflow.GetLogger(ctx).Warn("search attributes could not be updated", "error", err)
+	}
+}
+
+// keyAttributes are the attributes with which a workflow about a key starts.
+func keyAttributes(k usage.Key, severity, state string) temporal.SearchAttributes {
+	return temporal.NewSearchAttributes(
+		tenantKey.ValueSet(k.Tenant), modelKey.ValueSet(k.Model),
+		severityKey.ValueSet(severity), stateKey.ValueSet(state),
+	)
+}
+
+// alarm is one durable timer for the earliest of several deadlines. A deadline that moves back does
+// not touch it: it rings early, and whoever hears it sets it again. So a deadline that every message
+// moves costs one timer per interval, not one per message.
+type alarm struct {
+	at     time.Time
+	timer  workflow.Future
+	cancel workflow.CancelFunc
+}
+
+// set makes the alarm ring at the given time at the latest.
+func (a *alarm) set(ctx workflow.Context, at time.Time, summary string) {
+	if a.timer != nil && !a.timer.IsReady() {
+		if !at.Before(a.at) {
+			return
+		}
+		a.cancel()
+	}
+	ctx, a.cancel = workflow.WithCancel(ctx)
+	a.at = at
+	a.timer = workflow.NewTimerWithOptions(ctx, max(at.Sub(workflow.Now(ctx)), time.Millisecond), workflow.TimerOptions{Summary: summary})
+}
+
+// off forgets the alarm.
+func (a *alarm) off() {
+	if a.timer != nil {
+		a.cancel()
+		a.timer = nil
+	}
+}
+
+// rang reports whether the alarm has gone off since it was set.
+func (a *alarm) rang() bool { return a.timer != nil && a.timer.IsReady() }
+
+// journal writes a workflow's state to the tables whenever it has changed, behind the workflow's
+// back: a ClickHouse that is away delays the record and never the act. What changes while a write is
+// under way is written by the next, so only the newest state is written; the state carries its own
+// history.
+type journal struct {
+	dirty, busy, closed bool
+}
+
+// open starts the journal; write must be an activity that takes the whole state.
+func (j *journal) open(ctx workflow.Context, write func(workflow.Context) error) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	workflow.GoNamed(ctx, "journal", func(ctx workflow.Context) {
+		for {
+			_ = workflow.Await(ctx, func() bool { return j.dirty || j.closed })
+			if !j.dirty {
+				return
+			}
+			j.dirty, j.busy = false, true
+			if err := write(ctx); err != nil {
+				workflow.GetLogger(ctx).Error("the state could not be recorded", "error", err)
+			}
+			j.busy = false
+		}
+	})
+}
+
+// changed asks for the state to be written.
+func (j *journal) changed() { j.dirty = true }
+
+// close waits until everything is written.
+func (j *journal) close(ctx workflow.Context) {
+	j.closed = true
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	_ = workflow.Await(ctx, func() bool { return !j.dirty && !j.busy })
+}
+
+// refuse is the error of a request that cannot be done as things stand.
+func refuse(message string) error {
+	return temporal.NewNonRetryableApplicationError(message, contract.ErrRefused, nil)
+}
+
+// invalid is the error of a request that can never be done.
+func invalid(message string) error {
+	return temporal.NewNonRetryableApplicationError(message, contract.ErrBadInput, nil)
+}
+
+// twins runs handle for every signal of the given name, as the update of that name would. What is
+// refused can be told to nobody, so it is logged.
+func twins[T any](ctx workflow.Context, name string, handle func(workflow.Context, T) error) {
+	signals := workflow.GetSignalChannel(ctx, name)
+	workflow.GoNamed(ctx, name, func(ctx workflow.Context) {
+		for {
+			var message T
+			if !signals.Receive(ctx, &message) {
+				return
+			}
+			if err := handle(ctx, message); err != nil {
+				workflow.GetLogger(ctx).Warn("a signal was refused", "signal", name, "error", err)
+			}
+		}
+	})
+}
+
+// bulletin tells the people on call, beside what the workflow does: a channel that is away must not
+// delay it, and the inbox shows everything all the same.
+type bulletin struct{ pending int }
+
+// post gives out a notice.
+func (b *bulletin) post(ctx workflow.Context, n contract.Notice) {
+	b.pending++
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	workflow.GoNamed(ctx, "post", func(ctx workflow.Context) {
+		if err := workflow.ExecuteActivity(asking(ctx, "tell the people on call: "+string(n.Kind)), notify.Post, n).Get(ctx, nil); err != nil {
+			workflow.GetLogger(ctx).Warn("a notice could not be posted", "kind", n.Kind, "error", err)
+		}
+		b.pending--
+	})
+}
+
+// close waits until every notice is out, or has failed for as long as it may.
+func (b *bulletin) close(ctx workflow.Context) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	_ = workflow.Await(ctx, func() bool { return b.pending == 0 })
+}
