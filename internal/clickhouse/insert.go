@@ -118,19 +118,46 @@ var qualityTable = table{"quality", []column{
 func (s *Store) InsertQuality(ctx context.Context, evaluations []usage.Quality, token string) error {
 	err := s.insertOnce(ctx, qualityTable, token, len(evaluations), func(i int) []any {
 		q := &evaluations[i]
-		cohort := usage.Production
-		if q.ExperimentID != "" {
-			cohort = usage.Experiment
-		}
 		return []any{
 			q.ID, q.TraceID, q.SpanID, q.Timestamp.UTC(),
 			q.TenantID, q.Model, q.PromptTemplate,
-			string(cohort), q.ExperimentID, arm(q.Arm), q.Evaluator,
+			cohort(q.ExperimentID), q.ExperimentID, arm(q.Arm), q.Evaluator,
 			q.EvaluatorVersion, q.Kind, q.Score, q.Confidence,
 		}
 	})
 	if err != nil {
 		return fmt.Errorf("storing %d evaluations: %w", len(evaluations), err)
+	}
+	return nil
+}
+
+var outcomesTable = table{"outcomes", []column{
+	{"id", "String"},
+	{"trace_id", "String"},
+	{"timestamp", instant},
+	{"tenant_id", symbol},
+	{"provider", symbol},
+	{"requested_model", symbol},
+	{"model", symbol},
+	{"prompt_template_version", symbol},
+	{"cohort", cohorts},
+	{"experiment_id", symbol},
+	{"arm", arms},
+	{"kind", symbol},
+	{"value", "Float64"},
+}}
+
+// InsertOutcomes stores a batch of outcomes, exactly once like InsertSpans.
+func (s *Store) InsertOutcomes(ctx context.Context, outcomes []usage.Outcome, token string) error {
+	err := s.insertOnce(ctx, outcomesTable, token, len(outcomes), func(i int) []any {
+		o := &outcomes[i]
+		return []any{
+			o.ID, o.TraceID, o.Timestamp.UTC(), o.TenantID, o.Provider, o.Model, o.ServedModel, o.PromptTemplate,
+			cohort(o.ExperimentID), o.ExperimentID, arm(o.Arm), o.Kind, o.Value,
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("storing %d outcomes: %w", len(outcomes), err)
 	}
 	return nil
 }
@@ -157,6 +184,14 @@ func (s *Store) InsertDeployments(ctx context.Context, deployments []usage.Deplo
 		return fmt.Errorf("storing %d deployments: %w", len(deployments), err)
 	}
 	return nil
+}
+
+// cohort is the stored name of the cohort of what belongs to an experiment, or to none.
+func cohort(experiment string) string {
+	if experiment != "" {
+		return string(usage.Experiment)
+	}
+	return string(usage.Production)
 }
 
 // arm is the stored name of an arm: the empty one means None.

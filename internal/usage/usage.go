@@ -146,6 +146,8 @@ type Quality struct {
 	SpanID           string
 	TenantID         string
 	Model            string // the requested model
+	ServedModel      string // of the span; empty where the span is not known
+	Provider         string // of the span, like ServedModel
 	PromptTemplate   string
 	ExperimentID     string
 	Arm              Arm
@@ -156,6 +158,26 @@ type Quality struct {
 	Kind             string // judge, heuristic or human
 	Timestamp        time.Time
 }
+
+// Outcome is what a call led to in the business: a conversion, a support ticket, a customer who stayed.
+// It belongs to the call of its trace, whose dimensions it takes, and to its own moment.
+type Outcome struct {
+	ID             string
+	TraceID        string
+	TenantID       string
+	Model          string // the requested model
+	ServedModel    string
+	Provider       string
+	PromptTemplate string
+	ExperimentID   string
+	Arm            Arm
+	Kind           string  // conversion, ticket, retention, …
+	Value          float64 // above 0 is good, 0 and below is bad; finite, at most MaxOutcome either way
+	Timestamp      time.Time
+}
+
+// MaxOutcome bounds an outcome's value, so that sums of a billion of them in millionths fit into int64.
+const MaxOutcome = 1e6
 
 // Deployment is a change that someone shipped: the first suspect of a regression.
 type Deployment struct {
