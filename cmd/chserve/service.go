@@ -59,6 +59,9 @@ func start(opts options, log *slog.Logger) (_ *service, err error) {
 	if err := chdb.Load(opts.library); err != nil {
 		return nil, fmt.Errorf("%w\nrun `make engine` to install the library for this platform, or name another with --library", err)
 	}
+	if err := forgetLostParts(filepath.Join(data, "store"), log); err != nil {
+		return nil, err
+	}
 	db, err := openDatabase(filepath.Join(data, "store"), config, log)
 	if err != nil {
 		return nil, err
