@@ -58,7 +58,7 @@ soak: engine ## Run the long versions of the tests
 	FLYBALL_SOAK=1 go test -tags e2e -count 1 -timeout 4h -v ./tests/...
 
 bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
-	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Sweep -benchtime 20x
+	FLYBALL_BENCH=1 go test -p 1 ./internal/clickhouse ./activities -run '^$$' -bench 'Sweep|Tick' -benchtime 20x
 
 bench-loop: engine ## Measure the whole loop, from span to incident, and what an idle Flyball takes
 	FLYBALL_BENCH=loop go test -tags e2e -count 1 -timeout 60m -v -run Bench ./tests/e2e/...

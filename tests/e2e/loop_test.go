@@ -118,8 +118,19 @@ func (h *hops) print(t *testing.T) {
 	w.Flush()
 }
 
-// disturb is what a test does to the stack between hops.
-type disturb struct{ detected, asked, treated func(s *stack) }
+// course is what a test does between hops; what it leaves out is left alone, or approved by command.
+type course struct {
+	detected, treated func(s *stack)
+	approve           func(s *stack, asked decision)
+}
+
+// approveByCommand answers as a person at a terminal does.
+func approveByCommand(s *stack, asked decision) {
+	s.until("the approval is taken", 2*time.Minute, func() bool {
+		_, _, err := s.tryCLI("approve", asked.Handle, "--who", "e2e")
+		return err == nil
+	})
+}
 
 // usual is the key's median cost of a call in dollars over the quarter of an hour before t.
 func (s *stack) usual(t time.Time) float64 {
@@ -130,8 +141,39 @@ func (s *stack) usual(t time.Time) float64 {
 	return value
 }
 
+// paged waits for an incident that pages.
+func (s *stack) paged() (found incident, at time.Time) {
+	s.t.Helper()
+	at = s.until("an incident opens", 4*time.Minute, func() bool {
+		list := s.incidents()
+		i := slices.IndexFunc(list, func(i incident) bool { return i.Level == "PAGE" })
+		if i >= 0 {
+			found = list[i]
+		}
+		return i >= 0
+	})
+	return found, at
+}
+
+// asked waits for a decision of the incident that asks a person.
+func (s *stack) asked(incident string) (asked decision, at time.Time) {
+	s.t.Helper()
+	at = s.until("a decision asks a person", 3*time.Minute, func() bool {
+		list := s.decisions()
+		i := slices.IndexFunc(list, func(d decision) bool { return d.Waiting && d.Incident == incident })
+		if i >= 0 {
+			asked = list[i]
+		}
+		return i >= 0
+	})
+	return asked, at
+}
+
 // closeTheLoop injects cost × 3 with quality −20 % on one key and follows it through every hop.
-func closeTheLoop(t *testing.T, s *stack, d disturb) {
+func closeTheLoop(t *testing.T, s *stack, c course) {
+	if c.approve == nil {
+		c.approve = approveByCommand
+	}
 	h := &hops{}
 	s.until("the key has fresh telemetry", 2*time.Minute, func() bool {
 		n, _ := s.number("SELECT sum(requests) FROM kpi_1m WHERE tenant_id='%s' AND requested_model='%s' AND minute >= now() - 120", tenant, model)
@@ -145,44 +187,22 @@ func closeTheLoop(t *testing.T, s *stack, d disturb) {
 	s.cli("chaos", "cost", "--tenant", tenant, "--model", model, "--factor", "3", "--quality", "0.8", "--for", "30m")
 	h.reached("fault injected", time.Now())
 
-	var found incident
-	h.reached("incident open", s.until("an incident opens", 4*time.Minute, func() bool {
-		for _, i := range s.incidents() {
-			if i.Level == "PAGE" {
-				found = i
-				return true
-			}
-		}
-		return false
-	}))
+	found, at := s.paged()
+	h.reached("incident open", at)
 	require.Equal(t, tenant, found.Key.Tenant)
 	require.Equal(t, model, found.Key.Model)
 	require.NotEmpty(t, found.Evidence)
-	if d.detected != nil {
-		d.detected(s)
+	if c.detected != nil {
+		c.detected(s)
 	}
 
-	var asked decision
-	h.reached("approval asked", s.until("a decision asks a person", 3*time.Minute, func() bool {
-		for _, x := range s.decisions() {
-			if x.Waiting && x.Incident == found.ID {
-				asked = x
-				return true
-			}
-		}
-		return false
-	}))
+	asked, at := s.asked(found.ID)
+	h.reached("approval asked", at)
 	require.Equal(t, "downgrade", asked.Action)
 	_, on := s.route()
 	require.False(t, on, "nothing is done before a person has said so")
 	require.Zero(t, s.decided(50))
-	if d.asked != nil {
-		d.asked(s)
-	}
-	s.until("the approval is taken", 2*time.Minute, func() bool {
-		_, _, err := s.tryCLI("approve", asked.Handle, "--who", "e2e")
-		return err == nil
-	})
+	c.approve(s, asked)
 	h.reached("approved", time.Now())
 
 	h.reached("flag on", s.until("a flag is on", 2*time.Minute, func() bool { _, on := s.route(); return on }))
@@ -198,8 +218,8 @@ func closeTheLoop(t *testing.T, s *stack, d disturb) {
 		return share >= 0.8
 	}))
 	require.InDelta(t, share, s.decided(400), 0.1, "the decision API obeys the flag")
-	if d.treated != nil {
-		d.treated(s)
+	if c.treated != nil {
+		c.treated(s)
 	}
 
 	h.reached("cost down", s.until("treated calls cost under 1.2 × the baseline", 2*time.Minute, func() bool {
@@ -215,9 +235,9 @@ func closeTheLoop(t *testing.T, s *stack, d disturb) {
 	h.reached("incident resolved", s.until("the incident resolves", 8*time.Minute, func() bool { return len(s.incidents()) == 0 && len(s.flags()) == 0 }))
 	require.Zero(t, s.decided(50))
 
-	s.until("the audit is complete", time.Minute, func() bool {
+	s.until("the audit is complete and nothing is left open", 2*time.Minute, func() bool {
 		rows := s.sql("SELECT id, state FROM incidents FINAL WHERE opened_at >= toDateTime64(%d,3)", fault.Unix())
-		return len(rows) == 1 && rows[0][0] == found.ID && s.running("Incident") == 0 && s.running("Decision") == 0
+		return len(rows) == 1 && rows[0][0] == found.ID && s.running("Incident")+s.running("Decision")+s.running("AlertLoop") == 0
 	})
 	require.Equal(t, [][]string{{asked.ID}}, s.sql("SELECT id FROM decisions FINAL WHERE incident_id = '%s'", found.ID))
 	h.print(t)
@@ -226,7 +246,32 @@ func closeTheLoop(t *testing.T, s *stack, d disturb) {
 
 func TestTheLoopCloses(t *testing.T) {
 	s := up(t, filepath.Join(t.TempDir(), "state"), "--port-base", freeBase(t))
-	closeTheLoop(t, s, disturb{})
+	closeTheLoop(t, s, course{})
+	sayNo(t, s)
+}
+
+// sayNo breaks the key again, denies the reroute in the console and closes the incident by command: nothing
+// is rerouted, and nothing is left open.
+func sayNo(t *testing.T, s *stack) {
+	s.cli("chaos", "cost", "--tenant", tenant, "--model", model, "--factor", "3", "--quality", "0.8", "--for", "30m")
+	found, _ := s.paged()
+	asked, _ := s.asked(found.ID)
+	var after decision
+	require.NoError(t, call(t.Context(), http.MethodPost, s.addresses.Console+"/api/decide",
+		map[string]string{"id": asked.ID, "verdict": "deny", "who": "e2e", "reason": "the launch is today"}, &after))
+	require.False(t, after.Waiting)
+	s.until("the denial is on record", time.Minute, func() bool {
+		rows := s.sql("SELECT status, `by` FROM decisions FINAL WHERE id = '%s'", asked.ID)
+		return len(rows) == 1 && slices.Equal(rows[0], []string{"denied", "e2e"})
+	})
+	_, on := s.route()
+	require.False(t, on)
+	s.cli("chaos", "stop")
+	handle := found.ID
+	s.cli("resolve", handle, "--who", "e2e", "--reason", "a drill")
+	s.until("nothing is left open", 2*time.Minute, func() bool {
+		return len(s.incidents()) == 0 && len(s.flags()) == 0 && s.running("Incident")+s.running("Decision")+s.running("AlertLoop") == 0
+	})
 }
 
 // TestTheLoopClosesThroughKills kills the worker, the Temporal server and the engine in the middle: the
@@ -236,14 +281,15 @@ func TestTheLoopClosesThroughKills(t *testing.T) {
 	configuration := s.workerConfig()
 	worker := start(t, "flyball", "serve", "--role", "worker", "--config", configuration)
 	ledger := newLedger(s)
-	closeTheLoop(t, s, disturb{
+	closeTheLoop(t, s, course{
 		detected: func(s *stack) {
 			t.Log("kill -9 of the engine")
 			require.NoError(t, syscall.Kill(s.child("chserve"), syscall.SIGKILL))
 		},
-		asked: func(s *stack) {
-			t.Log("kill -9 of the worker and of the Temporal server")
+		approve: func(s *stack, asked decision) {
+			t.Log("kill -9 of the worker; the approval comes as a signal, meanwhile; kill -9 of the Temporal server")
 			worker.kill()
+			s.signal(asked.ID, "decide", map[string]string{"verdict": "approve", "who": "e2e", "reason": "by signal"})
 			require.NoError(t, syscall.Kill(s.child("temporald"), syscall.SIGKILL))
 			worker = start(t, "flyball", "serve", "--role", "worker", "--config", configuration)
 		},

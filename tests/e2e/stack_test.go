@@ -289,11 +289,25 @@ func (s *stack) until(what string, within time.Duration, condition func() bool) 
 	}
 }
 
-// running counts the open workflows of a type.
-func (s *stack) running(workflowType string) int {
+func (s *stack) dialTemporal() client.Client {
 	s.t.Helper()
 	c, err := client.Dial(client.Options{HostPort: strings.TrimPrefix(s.addresses.Temporal, "http://"), Namespace: "default"})
 	require.NoError(s.t, err)
+	return c
+}
+
+// signal sends a signal to a workflow, as temporal and tctl do.
+func (s *stack) signal(workflow, name string, input any) {
+	s.t.Helper()
+	c := s.dialTemporal()
+	defer c.Close()
+	require.NoError(s.t, c.SignalWorkflow(s.t.Context(), workflow, "", name, input))
+}
+
+// running counts the open workflows of a type.
+func (s *stack) running(workflowType string) int {
+	s.t.Helper()
+	c := s.dialTemporal()
 	defer c.Close()
 	page, err := c.ListWorkflow(s.t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
 		Query: fmt.Sprintf("WorkflowType=%q AND ExecutionStatus=%q", workflowType, "Running"),
