@@ -311,6 +311,14 @@ func (b *Book) Quote(provider, model, serviceTier string, at time.Time) (Quote, 
 	return Quote{}, fmt.Errorf("model %q at %s: %w", model, at.UTC().Format(time.RFC3339), ErrUnknown)
 }
 
+// Find looks a model up as Quote does.
+func (b *Book) Find(provider, model string) (Entry, bool) {
+	if e := b.find(usage.Provider(provider), model); e != nil {
+		return *e, true
+	}
+	return Entry{}, false
+}
+
 func (b *Book) find(provider, model string) *Entry {
 	if provider == "" {
 		if e, ok := b.bare[model]; ok {
