@@ -16,7 +16,7 @@ for file in "$azure" "$mooncake"; do
 	[ -r "$file" ] || { echo "check-data: $file cannot be read" >&2; exit 2; }
 done
 
-FLYBALL_DATA=$data go test -count=1 -v ./tests/data
+FLYBALL_DATA=$data FLYBALL=$PWD/bin/flyball go test -count=1 -v ./tests/data
 
 state=$(mktemp -d)
 up=

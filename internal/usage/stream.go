@@ -101,10 +101,10 @@ func (s *Stream) endLine() {
 		s.endEvent()
 	} else if data, ok := bytes.CutPrefix(line, []byte("data:")); ok && len(s.data)+len(data) <= maxEvent {
 		// A provider that leaves out the blank line between events still puts each on one line.
-		if json.Valid(s.data) {
+		if object(data) && object(s.data) && bytes.HasSuffix(s.data, []byte{'}'}) && json.Valid(s.data) {
 			s.endEvent()
 		}
-		s.data = append(append(s.data, '\n'), data...)
+		s.data = append(append(s.data, '\n'), bytes.TrimRight(data, " \t")...)
 	}
 	s.line, s.overlong = s.line[:0], false
 }
@@ -115,9 +115,15 @@ func (s *Stream) endEvent() {
 }
 
 func (s *Stream) read(data []byte) {
-	if data = bytes.TrimSpace(data); len(data) > 0 && data[0] == '{' && json.Valid(data) {
+	if data = bytes.TrimSpace(data); object(data) && json.Valid(data) {
 		s.shape.event(&s.report, &s.acc, data)
 	}
+}
+
+// object reports whether text begins like a JSON object.
+func object(text []byte) bool {
+	text = bytes.TrimLeft(text, " \t\r\n")
+	return len(text) > 0 && text[0] == '{'
 }
 
 // jsonScan is where a reader of JSON objects stands.
