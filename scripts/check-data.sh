@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # Replays real traces through a running Flyball and checks that what ClickHouse then holds is exact, to the
-# token: the Azure code trace twice under one run name, and the Mooncake trace with its cache hits.
+# token: the Azure code trace twice under one run name, and the Mooncake trace with its cache hits. Before that,
+# counts every recorded provider response again and compares the price book with others' price files (tests/data).
 #
-#   scripts/check-data.sh [DATA]      DATA holds traces/; the default is ../shared/data beside the checkout
+#   scripts/check-data.sh [DATA]      DATA holds traces/, cassettes/ and prices/; the default is ../shared/data
 #
-# Needs bin/flyball, bin/chserve, the engine library, node and curl. Exits 1 when a figure differs.
+# Needs go, bin/flyball, bin/chserve, the engine library, node and curl. Exits 1 when a figure differs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-traces=${1:-../shared/data}/traces
+data=$(realpath "${1:-../shared/data}")
+traces=$data/traces
 azure=$traces/AzureLLMInferenceTrace_code.csv
 mooncake=$traces/synthetic_trace.jsonl
 for file in "$azure" "$mooncake"; do
 	[ -r "$file" ] || { echo "check-data: $file cannot be read" >&2; exit 2; }
 done
+
+FLYBALL_DATA=$data FLYBALL=$PWD/bin/flyball go test -count=1 -v ./tests/data
 
 state=$(mktemp -d)
 up=

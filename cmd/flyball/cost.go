@@ -108,6 +108,7 @@ type costPrice struct {
 	Book          string `json:"book"`
 	Model         string `json:"model"`
 	EffectiveFrom string `json:"effective_from,omitempty"`
+	Hours         string `json:"hours,omitempty"`
 	ServiceTier   string `json:"service_tier"`
 	Above         int64  `json:"above,omitempty"`
 	Input         string `json:"input,omitempty"`
@@ -164,12 +165,7 @@ func (q *costQuestion) at(now time.Time) (time.Time, error) {
 	if q.At == "" {
 		return now, nil
 	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if at, err := time.Parse(layout, q.At); err == nil {
-			return at.UTC(), nil
-		}
-	}
-	return time.Time{}, fmt.Errorf(`"at" %q is not a time: write 2025-06-10 or 2025-06-10T12:00:00Z`, q.At)
+	return parseMoment(`"at"`, q.At)
 }
 
 func (q *costQuestion) report() (usage.Report, error) {
@@ -189,7 +185,7 @@ func (q *costQuestion) report() (usage.Report, error) {
 func priceOf(q *pricing.Quote, tokens usage.Tokens) *costPrice {
 	rates, above := q.Rates(tokens)
 	p := &costPrice{
-		Book: q.Version, Model: q.Model, ServiceTier: q.ServiceTier, Above: above,
+		Book: q.Version, Model: q.Model, Hours: q.Hours, ServiceTier: q.ServiceTier, Above: above,
 		Input: rates.Input.String(), CacheRead: rates.CacheRead.String(),
 		CacheWrite5m: rates.CacheWrite5m.String(), CacheWrite1h: rates.CacheWrite1h.String(),
 		Output: rates.Output.String(),

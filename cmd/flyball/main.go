@@ -74,6 +74,7 @@ func rootCommand() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(costCommand())
+	root.AddCommand(pricesCommand())
 	root.AddCommand(replayCommand())
 	root.AddCommand(chaosCommand())
 	root.AddCommand(policyCommand())

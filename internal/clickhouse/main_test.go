@@ -41,6 +41,7 @@ func TestStore(t *testing.T) {
 		{"baselines grow", testBaselinesGrow},
 		{"evidence", testEvidence},
 		{"live", testLive},
+		{"unpriced", testUnpriced},
 		{"audit", testAudit},
 		{"errors", testErrors},
 	} {

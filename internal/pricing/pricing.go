@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,19 +31,43 @@ const maxRate = 10_000_000_000
 
 // ParseRate reads a price in dollars per million tokens. It refuses one that is not a whole number
 // of pico-dollars per token, since that could not be multiplied exactly.
-func ParseRate(text string) (Rate, error) {
-	pico, exact, err := parseScaled(text, perMillion)
+func ParseRate(text string) (Rate, error) { return parseRate(text, perMillion) }
+
+// ParseRatePerToken reads a price in dollars per token, as ParseRate does.
+func ParseRatePerToken(text string) (Rate, error) { return parseRate(text, picoDigits) }
+
+// floatNoise is how much of a price may be the error of a float, as in 1.0000000000000002e-06: a double holds
+// almost 16 digits, and a few are lost by computing with it.
+const floatNoise = 1e-12
+
+// parseRate reads a price in dollars per 10^(12-scale) tokens.
+func parseRate(text string, scale int) (Rate, error) {
+	pico, exact, err := parseScaled(text, scale)
+	if err == nil && !exact {
+		exact = isNoise(text, pico, scale)
+	}
 	switch {
 	case err != nil:
 		return Rate{}, err
 	case !exact:
-		return Rate{}, fmt.Errorf("price %s has more than %d decimals: it is not a whole number of pico-dollars per token", text, perMillion)
+		return Rate{}, fmt.Errorf("price %s has more than %d decimals: it is not a whole number of pico-dollars per token", text, scale)
 	case pico < 0:
 		return Rate{}, fmt.Errorf("price %s is negative", text)
 	case pico > maxRate:
-		return Rate{}, fmt.Errorf("price %s per million tokens is above %d dollars", text, maxRate/1_000_000)
+		return Rate{}, fmt.Errorf("price %s is above %d dollars per million tokens", text, maxRate/1_000_000)
 	}
 	return Rate{pico, true}, nil
+}
+
+// isNoise reports whether text differs from n times 10^-scale by no more than a float's error. No price is
+// computed from the float: it only tells whether the digits that were rounded away meant something.
+func isNoise(text string, n int64, scale int) bool {
+	said, err := strconv.ParseFloat(text, 64)
+	if err != nil || n == 0 {
+		return false
+	}
+	near := float64(n) / math.Pow10(scale)
+	return math.Abs(said-near) <= floatNoise*math.Abs(near) && len(strings.TrimLeft(text, "-0.")) > 15
 }
 
 // Pico is the price in pico-dollars per token, and whether it is known.
@@ -89,6 +115,44 @@ const Standard = "standard"
 type Period struct {
 	From     time.Time // zero: since the model exists
 	Services map[string]Service
+	Hours    []Hours // of the day at which other prices stand
+}
+
+// Hours are a part of every day, in UTC, with prices of its own for the service tiers that it names. It runs
+// over midnight when it ends before it starts.
+type Hours struct {
+	From, Until time.Duration // since midnight; Until is the first moment after
+	Services    map[string]Service
+}
+
+// day is a day without leap seconds, which UTC timestamps do not have.
+const day = 24 * time.Hour
+
+func (h *Hours) cover(at time.Time) bool {
+	now := at.UTC().Sub(at.UTC().Truncate(day))
+	if h.From < h.Until {
+		return h.From <= now && now < h.Until
+	}
+	return h.From <= now || now < h.Until
+}
+
+// String writes the hours as 16:30-00:30.
+func (h *Hours) String() string {
+	clock := func(d time.Duration) string { return fmt.Sprintf("%02d:%02d", int(d.Hours()), int(d.Minutes())%60) }
+	return clock(h.From) + "-" + clock(h.Until)
+}
+
+// service is the price of a service tier at a moment of the period, and the hours that it is from, if any.
+func (p *Period) service(tier string, at time.Time) (s Service, hours string, ok bool) {
+	for i := range p.Hours {
+		if h := &p.Hours[i]; h.cover(at) {
+			if s, ok = h.Services[tier]; ok {
+				return s, h.String(), true
+			}
+		}
+	}
+	s, ok = p.Services[tier]
+	return s, "", ok
 }
 
 // Entry is one model of a book.
@@ -103,6 +167,7 @@ type Entry struct {
 // Book is a price book. It is built once and safe for concurrent use after that.
 type Book struct {
 	version string
+	entries []*Entry
 	names   map[name]*Entry
 	bare    map[string]*Entry // by model alone; nil where two providers share the name
 	globs   []glob
@@ -123,6 +188,18 @@ func NewBook(version string) *Book {
 // Version names the book's content.
 func (b *Book) Version() string { return b.version }
 
+// Entries are the book's models, by provider and name.
+func (b *Book) Entries() []Entry {
+	list := make([]Entry, len(b.entries))
+	for i, e := range b.entries {
+		list[i] = *e
+	}
+	slices.SortFunc(list, func(x, y Entry) int {
+		return cmp.Or(cmp.Compare(x.Provider, y.Provider), cmp.Compare(x.Model, y.Model))
+	})
+	return list
+}
+
 // Add puts a model into the book. It refuses names that are taken and prices that are out of order.
 func (b *Book) Add(e Entry) error {
 	e.Provider = usage.Provider(e.Provider)
@@ -137,7 +214,10 @@ func (b *Book) Add(e Entry) error {
 		if taken, ok := b.names[key]; ok {
 			return fmt.Errorf("%s/%s is already a name of %s", e.Provider, model, taken.Model)
 		}
-		b.names[key] = &e
+	}
+	b.entries = append(b.entries, &e)
+	for _, model := range append([]string{e.Model}, e.Aliases...) {
+		b.names[name{e.Provider, model}] = &e
 		if _, shared := b.bare[model]; shared {
 			b.bare[model] = nil
 		} else {
@@ -167,14 +247,29 @@ func checkPeriods(periods []Period) error {
 		if i > 0 && !p.From.After(periods[i-1].From) {
 			return fmt.Errorf("prices must be in the order of effective_from (%s)", p.From.Format(time.RFC3339))
 		}
-		if len(p.Services) == 0 {
-			return errors.New("prices need at least one service tier")
+		if err := checkServices(p.Services); err != nil {
+			return err
 		}
-		for tier, s := range p.Services {
-			for j, t := range s.Tiers {
-				if t.Above <= 0 || j > 0 && t.Above <= s.Tiers[j-1].Above {
-					return fmt.Errorf("%s: tiers must ascend by above (%d)", tier, t.Above)
-				}
+		for _, h := range p.Hours {
+			if h.From < 0 || h.Until < 0 || h.From >= day || h.Until >= day || h.From == h.Until {
+				return errors.New("hours must be two different times of the day")
+			}
+			if err := checkServices(h.Services); err != nil {
+				return fmt.Errorf("hours %s: %w", h.String(), err)
+			}
+		}
+	}
+	return nil
+}
+
+func checkServices(services map[string]Service) error {
+	if len(services) == 0 {
+		return errors.New("prices need at least one service tier")
+	}
+	for tier, s := range services {
+		for j, t := range s.Tiers {
+			if t.Above <= 0 || j > 0 && t.Above <= s.Tiers[j-1].Above {
+				return fmt.Errorf("%s: tiers must ascend by above (%d)", tier, t.Above)
 			}
 		}
 	}
@@ -190,6 +285,7 @@ type Quote struct {
 	Provider    string
 	ServiceTier string // Standard where the span has none
 	From        time.Time
+	Hours       string // of the day, where other prices stand at others
 	Version     string
 	service     Service
 }
@@ -206,13 +302,21 @@ func (b *Book) Quote(provider, model, serviceTier string, at time.Time) (Quote, 
 		if at.Before(p.From) {
 			continue
 		}
-		service, ok := p.Services[serviceTier]
+		service, hours, ok := p.service(serviceTier, at)
 		if !ok {
 			return Quote{}, fmt.Errorf("model %q in service tier %q: %w", model, serviceTier, ErrUnknown)
 		}
-		return Quote{entry.Model, entry.Provider, serviceTier, p.From, b.version, service}, nil
+		return Quote{entry.Model, entry.Provider, serviceTier, p.From, hours, b.version, service}, nil
 	}
 	return Quote{}, fmt.Errorf("model %q at %s: %w", model, at.UTC().Format(time.RFC3339), ErrUnknown)
+}
+
+// Find looks a model up as Quote does.
+func (b *Book) Find(provider, model string) (Entry, bool) {
+	if e := b.find(usage.Provider(provider), model); e != nil {
+		return *e, true
+	}
+	return Entry{}, false
 }
 
 func (b *Book) find(provider, model string) *Entry {

@@ -182,3 +182,64 @@ func TestCostIsExact(t *testing.T) {
 		require.Equal(t, want.Int64(), int64(got))
 	})
 }
+
+// At some hours of the day other prices stand, over midnight too; a tier that they leave out keeps its price.
+func TestHours(t *testing.T) {
+	t.Parallel()
+	b := NewBook("v1")
+	standard := func(price string) map[string]Service {
+		return map[string]Service{Standard: {Rates: Rates{Input: mustRate(price)}}}
+	}
+	services := standard("2")
+	services["batch"] = Service{Rates: Rates{Input: mustRate("1")}}
+	require.NoError(t, b.Add(Entry{Provider: "p", Model: "m", Periods: []Period{{
+		Services: services, Hours: []Hours{{From: 16*time.Hour + 30*time.Minute, Until: 30 * time.Minute, Services: standard("0.5")}},
+	}}}))
+	for _, tc := range []struct{ at, tier, want, hours string }{
+		{"2025-03-01T16:29:59.999Z", "", "2", ""},
+		{"2025-03-01T16:30:00Z", "", "0.5", "16:30-00:30"},
+		{"2025-03-02T01:29:59+01:00", "", "0.5", "16:30-00:30"},
+		{"2025-03-02T00:30:00Z", "", "2", ""},
+		{"2025-03-01T20:00:00Z", "batch", "1", ""},
+	} {
+		at, err := time.Parse(time.RFC3339, tc.at)
+		require.NoError(t, err)
+		q, err := b.Quote("p", "m", tc.tier, at)
+		require.NoError(t, err)
+		rates, _ := q.Rates(usage.Tokens{})
+		require.Equal(t, []string{tc.want, tc.hours}, []string{rates.Input.String(), q.Hours}, tc.at)
+	}
+	for _, h := range []Hours{{From: time.Hour, Until: time.Hour, Services: services}, {From: -1, Until: 1, Services: services}, {Until: 24 * time.Hour, Services: services}, {Until: 1}} {
+		require.Error(t, b.Add(Entry{Provider: "p", Model: "n", Periods: []Period{{Services: services, Hours: []Hours{h}}}}))
+	}
+}
+
+// A stored span is priced again by what stood at its time, from what a span has.
+func TestPriceAgain(t *testing.T) {
+	t.Parallel()
+	b := NewBook("v2")
+	require.NoError(t, b.Add(tiered))
+	s := usage.Span{
+		Provider: "anthropic", Model: "m", Timestamp: time.Date(2025, 6, 9, 0, 0, 0, 0, time.UTC), Tokens: usage.Tokens{UncachedInput: 1},
+		Cost: 99, PriceVersion: "v1",
+	}
+	require.NoError(t, b.Price(&s))
+	require.Equal(t, []any{usage.PicoUSD(6_000_000), true, "v2"}, []any{s.Cost, s.Priced, s.PriceVersion})
+	s.Model = "nobody"
+	require.ErrorIs(t, b.Price(&s), ErrUnknown)
+	require.Equal(t, []any{usage.PicoUSD(0), false}, []any{s.Cost, s.Priced}, "an old cost does not stay")
+}
+
+// The digits that a float adds are no part of a price; every other digit is.
+func TestFloatNoise(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"3.0000000000000004e-07": "0.3", "1.25e-06": "1.25", "0.0000015": "1.5", "9.999999999999999e-06": "10"} {
+		r, err := ParseRatePerToken(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, r.String())
+	}
+	for _, text := range []string{"3.333333e-13", "8.333333333333334e-08", "1e-13", "1.0000001e-07"} {
+		_, err := ParseRatePerToken(text)
+		require.Error(t, err, text)
+	}
+}

@@ -187,24 +187,53 @@ func parseEntry(n *yaml.Node) (e pricing.Entry, err error) {
 	return e, err
 }
 
-// serviceTiers are the providers' service tiers that a book may price. "fast" is Anthropic's.
-var serviceTiers = []string{pricing.Standard, "batch", "flex", "priority", "fast"}
+// serviceTiers are the providers' service tiers that a book may price. "fast" and "us" (inference in the United
+// States alone) are Anthropic's.
+var serviceTiers = []string{pricing.Standard, "batch", "flex", "priority", "fast", "us"}
 
 func parsePeriod(n *yaml.Node) (pricing.Period, error) {
 	p := pricing.Period{Services: map[string]pricing.Service{}}
-	known := fields{"effective_from": func(value *yaml.Node) error {
+	known := services(p.Services)
+	known["effective_from"] = func(value *yaml.Node) error {
 		from, err := parseDate(value.Value)
 		p.From = from
 		return err
-	}}
+	}
+	known["hours"] = func(list *yaml.Node) error {
+		return sequence(list, func(item *yaml.Node) error {
+			h := pricing.Hours{Services: map[string]pricing.Service{}}
+			known := services(h.Services)
+			known["from"] = timeOfDay(&h.From)
+			known["until"] = timeOfDay(&h.Until)
+			err := mapping(item, known)
+			p.Hours = append(p.Hours, h)
+			return err
+		})
+	}
+	return p, mapping(n, known)
+}
+
+func services(into map[string]pricing.Service) fields {
+	known := fields{}
 	for _, tier := range serviceTiers {
 		known[tier] = func(value *yaml.Node) error {
 			s, err := parseService(value)
-			p.Services[tier] = s
+			into[tier] = s
 			return err
 		}
 	}
-	return p, mapping(n, known)
+	return known
+}
+
+func timeOfDay(into *time.Duration) func(*yaml.Node) error {
+	return func(value *yaml.Node) error {
+		t, err := time.Parse("15:04", value.Value)
+		if err != nil {
+			return fmt.Errorf("%q is not a time of day: write 16:30", value.Value)
+		}
+		*into = time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute
+		return nil
+	}
 }
 
 func parseDate(text string) (time.Time, error) {

@@ -1,6 +1,7 @@
 package book
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,6 +30,11 @@ func TestDefaultPricesWhatWeRun(t *testing.T) {
 		{"openai", "gpt-4.1-nano", "", "0.0005"},
 		{"openai", "o3", "flex", "0.005"},
 		{"openai", "gpt-5-mini", "priority", "0.00405"},
+		{"google", "gemini-2.0-flash-001", "", "0.0005"},
+		{"gcp.vertex_ai", "gemini-2.5-pro", "batch", "0.005625"},
+		{"google", "gemini-1.5-flash-002", "", "0.000375"},
+		{"google", "gemini-1.5-flash-8b-001", "", "0.0001875"},
+		{"anthropic", "claude-opus-4-8", "us", "0.033"},
 	} {
 		q, err := b.Quote(tc.provider, tc.model, tc.tier, now)
 		require.NoError(t, err, tc.model)
@@ -36,6 +42,52 @@ func TestDefaultPricesWhatWeRun(t *testing.T) {
 		require.NoError(t, err, tc.model)
 		require.Equal(t, tc.want, pricing.Format(cost), tc.model)
 	}
+}
+
+// Prices hold from their own moment on, and not before.
+func TestDefaultIsDated(t *testing.T) {
+	t.Parallel()
+	b, err := Default()
+	require.NoError(t, err)
+	for _, tc := range []struct{ model, at, want string }{
+		{"deepseek-chat", "2025-01-15T00:00:00Z", "0.42"},
+		{"deepseek-chat", "2025-02-08T15:59:59Z", "0.42"},
+		{"deepseek-chat", "2025-02-08T16:00:00Z", "1.37"},
+		{"deepseek-chat", "2025-02-25T20:00:00Z", "1.37"}, // before there were hours
+		{"deepseek-chat", "2025-03-01T12:00:00Z", "1.37"},
+		{"deepseek-chat", "2025-03-01T16:30:00Z", "0.685"},
+		{"deepseek-reasoner", "2025-03-01T00:29:59Z", "0.685"},
+		{"deepseek-reasoner", "2025-03-01T00:30:00Z", "2.74"},
+		{"deepseek-reasoner", "2025-09-05T16:00:00Z", "2.24"},
+		{"deepseek-reasoner", "2025-10-01T20:00:00Z", "0.7"},
+		{"deepseek-chat", "2026-05-01T00:00:00Z", "unknown"},
+		{"deepseek-v4-pro", "2026-08-16T16:00:00Z", "unknown"},
+		{"o3", "2025-06-09T23:59:59Z", "50"},
+		{"o3", "2025-06-10T00:00:00Z", "10"},
+		{"gpt-5.6-luna", "2026-07-30T00:00:00Z", "2.2"}, // a million tokens: the long price
+		{"claude-sonnet-5", "2026-09-02T00:00:00Z", "12"},
+		{"gemini-3.7-flash", "2027-01-01T00:00:00Z", "9"},
+	} {
+		at, err := time.Parse(time.RFC3339, tc.at)
+		require.NoError(t, err)
+		s := usage.Span{Model: tc.model, Timestamp: at, Tokens: usage.Tokens{UncachedInput: 1_000_000, Output: 1_000_000}}
+		err = b.Price(&s)
+		if tc.want == "unknown" {
+			require.ErrorIs(t, err, pricing.ErrUnknown, "%s at %s", tc.model, tc.at)
+			continue
+		}
+		require.NoError(t, err, "%s at %s", tc.model, tc.at)
+		require.Equal(t, tc.want, pricing.Format(s.Cost), "%s at %s", tc.model, tc.at)
+	}
+}
+
+func TestEncodeReadsBack(t *testing.T) {
+	t.Parallel()
+	b, err := Default()
+	require.NoError(t, err)
+	again, err := Parse("again", Encode(b.Entries(), ""))
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprint(b.Entries()), fmt.Sprint(again.Entries()))
 }
 
 func TestParseRefuses(t *testing.T) {
@@ -49,6 +101,8 @@ func TestParseRefuses(t *testing.T) {
 		{"bad date", "models:\n  - provider: p\n    model: m\n    prices:\n      - effective_from: soon\n", `f.yaml:5:25: "soon" is not a date`},
 		{"no prices", "models:\n  - provider: p\n    model: m\n", "f.yaml:2:5: a model needs prices"},
 		{"name twice", "models:\n  - {provider: p, model: m, prices: [{standard: {input: 1}}]}\n  - {provider: p, model: m, prices: [{standard: {input: 1}}]}\n", "f.yaml:3:5: p/m is already a name of m"},
+		{"bad hours", "models:\n  - provider: p\n    model: m\n    prices:\n      - hours: [{from: noon}]\n", `f.yaml:5:24: "noon" is not a time of day`},
+		{"hours of no length", "models:\n  - provider: p\n    model: m\n    prices: [{standard: {input: 1}, hours: [{from: '1:00', until: '01:00', standard: {input: 2}}]}]\n", "hours must be two different times of the day"},
 		{"not a mapping", "- 1\n", "f.yaml:1:1: expected a mapping of models"},
 		{"not YAML", "models: [", "f.yaml: yaml: line 1"},
 		{"empty", "", "f.yaml: the book is empty"},
