@@ -102,7 +102,9 @@ var qualityTable = table{"quality", []column{
 	{"span_id", "String"},
 	{"timestamp", instant},
 	{"tenant_id", symbol},
+	{"provider", symbol},
 	{"requested_model", symbol},
+	{"model", symbol},
 	{"prompt_template_version", symbol},
 	{"cohort", cohorts},
 	{"experiment_id", symbol},
@@ -120,7 +122,7 @@ func (s *Store) InsertQuality(ctx context.Context, evaluations []usage.Quality, 
 		q := &evaluations[i]
 		return []any{
 			q.ID, q.TraceID, q.SpanID, q.Timestamp.UTC(),
-			q.TenantID, q.Model, q.PromptTemplate,
+			q.TenantID, q.Provider, q.Model, q.ServedModel, q.PromptTemplate,
 			cohort(q.ExperimentID), q.ExperimentID, arm(q.Arm), q.Evaluator,
 			q.EvaluatorVersion, q.Kind, q.Score, q.Confidence,
 		}

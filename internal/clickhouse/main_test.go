@@ -41,6 +41,8 @@ func TestStore(t *testing.T) {
 		{"baselines grow", testBaselinesGrow},
 		{"evidence", testEvidence},
 		{"live", testLive},
+		{"kpi", testKPI},
+		{"kpi percentiles of a hot key", testKPIHot},
 		{"audit", testAudit},
 		{"errors", testErrors},
 	} {
@@ -123,7 +125,7 @@ func traffic(random *rand.Rand, n int, from, to time.Time) ([]usage.Span, []usag
 			kind := []string{"judge", "heuristic", "human"}[random.IntN(3)]
 			evaluations = append(evaluations, usage.Quality{
 				ID: fmt.Sprint("q-", i), TraceID: s.TraceID, SpanID: s.SpanID, TenantID: s.TenantID, Model: s.RequestedModel,
-				PromptTemplate: s.PromptTemplate, ExperimentID: s.ExperimentID, Arm: s.Arm, Evaluator: "judge-" + kind,
+				ServedModel: s.Model, Provider: s.Provider, PromptTemplate: s.PromptTemplate, ExperimentID: s.ExperimentID, Arm: s.Arm, Evaluator: "judge-" + kind,
 				EvaluatorVersion: "2", Score: float64(random.IntN(401)) / 400, Confidence: 0.9, Kind: kind, Timestamp: at,
 			})
 		}
