@@ -43,6 +43,8 @@ func TestStore(t *testing.T) {
 		{"live", testLive},
 		{"kpi", testKPI},
 		{"kpi percentiles of a hot key", testKPIHot},
+		{"rerate", testRerate},
+		{"rerate at once", testRerateAtOnce},
 		{"audit", testAudit},
 		{"errors", testErrors},
 	} {

@@ -67,7 +67,7 @@ ORDER BY (toStartOfDay(hour), tenant_id, requested_model, hour, provider, model,
 TTL hour + INTERVAL 2 YEAR
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS kpi_1h_from_1m TO kpi_1h AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS kpi_1h_from_kpi_1m TO kpi_1h AS
 SELECT
   toStartOfHour(f.minute) AS hour,
   f.tenant_id AS tenant_id,
@@ -132,7 +132,7 @@ PRIMARY KEY (tenant_id, requested_model)
 ORDER BY (tenant_id, requested_model, day, provider, model, prompt_template_version, cohort, arm)
 SETTINGS non_replicated_deduplication_window = 10000;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS kpi_1d_from_1h TO kpi_1d AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS kpi_1d_from_kpi_1h TO kpi_1d AS
 SELECT
   toDate(f.hour) AS day,
   f.tenant_id AS tenant_id,
@@ -186,7 +186,7 @@ ORDER BY (toStartOfDay(hour), tenant_id, requested_model, hour, provider, model,
 TTL hour + INTERVAL 2 YEAR
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1h_from_1m TO quality_1h AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1h_from_quality_1m TO quality_1h AS
 SELECT
   toStartOfHour(f.minute) AS hour,
   f.tenant_id AS tenant_id,
@@ -227,7 +227,7 @@ PRIMARY KEY (tenant_id, requested_model)
 ORDER BY (tenant_id, requested_model, day, provider, model, prompt_template_version, cohort, arm, evaluator, evaluator_version, kind)
 SETTINGS non_replicated_deduplication_window = 10000;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1d_from_1h TO quality_1d AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1d_from_quality_1h TO quality_1d AS
 SELECT
   toDate(f.hour) AS day,
   f.tenant_id AS tenant_id,
@@ -267,7 +267,7 @@ ORDER BY (toStartOfDay(hour), tenant_id, requested_model, hour, provider, model,
 TTL hour + INTERVAL 2 YEAR
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS outcomes_1h_from_1m TO outcomes_1h AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS outcomes_1h_from_outcomes_1m TO outcomes_1h AS
 SELECT
   toStartOfHour(f.minute) AS hour,
   f.tenant_id AS tenant_id,
@@ -304,7 +304,7 @@ PRIMARY KEY (tenant_id, requested_model)
 ORDER BY (tenant_id, requested_model, day, provider, model, prompt_template_version, cohort, arm, kind)
 SETTINGS non_replicated_deduplication_window = 10000;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS outcomes_1d_from_1h TO outcomes_1d AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS outcomes_1d_from_outcomes_1h TO outcomes_1d AS
 SELECT
   toDate(f.hour) AS day,
   f.tenant_id AS tenant_id,
@@ -376,3 +376,52 @@ SELECT
   sumMap(map(toInt16(floor(q.score * 200 + 0.5)), toUInt64(1))) AS quality_histogram
 FROM quality AS q
 GROUP BY minute, tenant_id, requested_model, prompt_template_version, cohort, arm, evaluator, evaluator_version, kind, provider, model;
+
+-- Corrections of prices. A run first writes down every call that it will change, then adds the differences to the
+-- minutes (whence they reach hours and days), then sets the calls themselves; whoever comes after a kill reads
+-- here how far to go. complexity_milli is what the call counts for while it has a price.
+CREATE TABLE IF NOT EXISTS repricings (
+  rerate                  String CODEC(ZSTD(1)),
+  batch                   UInt32 CODEC(T64, ZSTD(1)),
+  trace_id                String CODEC(ZSTD(1)),
+  span_id                 String CODEC(ZSTD(1)),
+  timestamp               DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+  tenant_id               LowCardinality(String),
+  provider                LowCardinality(String),
+  requested_model         LowCardinality(String),
+  model                   LowCardinality(String),
+  prompt_template_version LowCardinality(String),
+  cohort                  Enum8('production' = 1, 'experiment' = 2),
+  arm                     Enum8('none' = 0, 'treated' = 1, 'holdback' = 2),
+  complexity_milli        Int64 CODEC(T64, ZSTD(1)),
+  old_cost_pico_usd       Int64 CODEC(T64, ZSTD(1)),
+  new_cost_pico_usd       Int64 CODEC(T64, ZSTD(1)),
+  old_price_version       LowCardinality(String),
+  new_price_version       LowCardinality(String)
+)
+ENGINE = MergeTree
+ORDER BY (rerate, batch, tenant_id, requested_model, timestamp)
+TTL toDateTime(timestamp) + INTERVAL 2 YEAR
+SETTINGS non_replicated_deduplication_window = 10000;
+
+-- The audit of such runs: the latest row of a run stands. State: planned, done or abandoned.
+CREATE TABLE IF NOT EXISTS rerates (
+  id                   String,
+  started_at           DateTime64(3, 'UTC'),
+  `by`                 String,
+  range_from           DateTime64(3, 'UTC'),
+  range_to             DateTime64(3, 'UTC'),
+  everything           Bool,
+  books_before         Array(String),
+  book                 String,
+  examined             UInt64,
+  changed              UInt64,
+  unknown              UInt64,
+  batches              UInt32,
+  cost_before_pico_usd Int128,
+  cost_after_pico_usd  Int128,
+  state                LowCardinality(String),
+  updated_at           DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+)
+ENGINE = ReplacingMergeTree(updated_at)
+ORDER BY (started_at, id);
