@@ -314,6 +314,17 @@ func testKPI(t *testing.T, s *Store) {
 		compare(q, fmt.Sprintf("%+v", q))
 	}
 	requireResolutionsAgree(t, s)
+
+	// As after an upgrade: rollups that lack what came before, and minutes that lack what they were given since.
+	for _, sql := range []string{"TRUNCATE TABLE kpi_1h", "TRUNCATE TABLE kpi_1d", "TRUNCATE TABLE quality_1d", "TRUNCATE TABLE outcomes_1h",
+		"INSERT INTO kpi_1m (minute, requests) SELECT min(minute), 7 FROM kpi_1m"} {
+		require.NoError(t, s.conn.Exec(t.Context(), sql))
+	}
+	require.NoError(t, s.RebuildRollups(t.Context(), from, to, func(string) {}))
+	compare(all, "rebuilt")
+	requireResolutionsAgree(t, s)
+	require.NoError(t, s.conn.Exec(t.Context(), "ALTER TABLE spans DELETE WHERE trace_id = 'trace-7' SETTINGS mutations_sync = 2"))
+	require.ErrorContains(t, s.RebuildRollups(t.Context(), from, to, func(string) {}), "raw rows have expired")
 }
 
 // requireResolutionsAgree compares the sums of every column of every rollup, histograms code by code.
