@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race lint fmt e2e soak bench-sweep bench-loop clean
+.PHONY: help up engine build test race lint fmt e2e soak bench-sweep bench-query bench-loop clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ soak: engine ## Run the long versions of the tests
 
 bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
 	FLYBALL_BENCH=1 go test -p 1 ./internal/clickhouse ./activities -run '^$$' -bench 'Sweep|Tick' -benchtime 20x
+
+bench-query: engine ## Measure dashboard queries at the shape of 10 million calls a day
+	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Query -benchtime 200x -timeout 30m
 
 bench-loop: engine ## Measure the whole loop, from span to incident, and what an idle Flyball takes
 	FLYBALL_BENCH=loop go test -tags e2e -count 1 -timeout 60m -v -run Bench ./tests/e2e/...

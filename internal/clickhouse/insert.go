@@ -75,10 +75,6 @@ func (s *Store) InsertSpans(ctx context.Context, spans []usage.Span, token strin
 		if p.ServiceTier != "" {
 			attributes = map[string]string{"service_tier": p.ServiceTier}
 		}
-		priceVersion := p.PriceVersion
-		if !p.Priced {
-			priceVersion = UnknownPrice
-		}
 		return []any{
 			p.TraceID, p.SpanID, p.Timestamp.UTC(), p.TenantID,
 			p.SessionID, p.Provider, p.RequestedModel, p.Model,
@@ -86,7 +82,7 @@ func (s *Store) InsertSpans(ctx context.Context, spans []usage.Span, token strin
 			p.Tokens.UncachedInput, p.Tokens.CacheRead, p.Tokens.CacheWrite5m,
 			p.Tokens.CacheWrite1h, p.Tokens.Output, p.Tokens.Reasoning,
 			p.UsageComplete, int64(p.Cost), (*int64)(p.CostReported),
-			priceVersion, p.LatencyMS, p.TTFTMS, p.Complexity,
+			priceVersion(p), p.LatencyMS, p.TTFTMS, p.Complexity,
 			p.Route, p.DecisionID, arm(p.Arm), p.Tags, attributes,
 		}
 	})
@@ -96,13 +92,23 @@ func (s *Store) InsertSpans(ctx context.Context, spans []usage.Span, token strin
 	return nil
 }
 
+// priceVersion is the stored version of the book that priced the call.
+func priceVersion(s *usage.Span) string {
+	if !s.Priced {
+		return UnknownPrice
+	}
+	return s.PriceVersion
+}
+
 var qualityTable = table{"quality", []column{
 	{"id", "String"},
 	{"trace_id", "String"},
 	{"span_id", "String"},
 	{"timestamp", instant},
 	{"tenant_id", symbol},
+	{"provider", symbol},
 	{"requested_model", symbol},
+	{"model", symbol},
 	{"prompt_template_version", symbol},
 	{"cohort", cohorts},
 	{"experiment_id", symbol},
@@ -120,7 +126,7 @@ func (s *Store) InsertQuality(ctx context.Context, evaluations []usage.Quality, 
 		q := &evaluations[i]
 		return []any{
 			q.ID, q.TraceID, q.SpanID, q.Timestamp.UTC(),
-			q.TenantID, q.Model, q.PromptTemplate,
+			q.TenantID, q.Provider, q.Model, q.ServedModel, q.PromptTemplate,
 			cohort(q.ExperimentID), q.ExperimentID, arm(q.Arm), q.Evaluator,
 			q.EvaluatorVersion, q.Kind, q.Score, q.Confidence,
 		}

@@ -42,6 +42,10 @@ func TestStore(t *testing.T) {
 		{"evidence", testEvidence},
 		{"live", testLive},
 		{"unpriced", testUnpriced},
+		{"kpi", testKPI},
+		{"kpi percentiles of a hot key", testKPIHot},
+		{"rerate", testRerate},
+		{"rerate at once", testRerateAtOnce},
 		{"audit", testAudit},
 		{"errors", testErrors},
 	} {
@@ -124,7 +128,7 @@ func traffic(random *rand.Rand, n int, from, to time.Time) ([]usage.Span, []usag
 			kind := []string{"judge", "heuristic", "human"}[random.IntN(3)]
 			evaluations = append(evaluations, usage.Quality{
 				ID: fmt.Sprint("q-", i), TraceID: s.TraceID, SpanID: s.SpanID, TenantID: s.TenantID, Model: s.RequestedModel,
-				PromptTemplate: s.PromptTemplate, ExperimentID: s.ExperimentID, Arm: s.Arm, Evaluator: "judge-" + kind,
+				ServedModel: s.Model, Provider: s.Provider, PromptTemplate: s.PromptTemplate, ExperimentID: s.ExperimentID, Arm: s.Arm, Evaluator: "judge-" + kind,
 				EvaluatorVersion: "2", Score: float64(random.IntN(401)) / 400, Confidence: 0.9, Kind: kind, Timestamp: at,
 			})
 		}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/config"
+	"github.com/flyball-dev/flyball/internal/devstack"
+)
+
+// storedRange is what the commands that work on stored telemetry have in common: where it is, and when.
+type storedRange struct {
+	config   string
+	state    string
+	from, to string
+}
+
+func (o *storedRange) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.from, "from", "", "begin, as 2026-01-15 or 2026-01-15T09:00:00Z (UTC)")
+	cmd.Flags().StringVar(&o.to, "to", "", "end, which is not in the range")
+	cmd.Flags().StringVar(&o.config, "config", "", "configuration of a real deployment, in place of --state")
+	cmd.Flags().StringVar(&o.state, "state", ".flyball", "state folder of the running flyball up")
+	_, _ = cmd.MarkFlagRequired("from"), cmd.MarkFlagRequired("to")
+}
+
+// times parses the range.
+func (o *storedRange) times() (from, to time.Time, err error) {
+	parse := func(flag, text string) (time.Time, error) {
+		for _, layout := range []string{time.DateOnly, time.RFC3339} {
+			if at, err := time.Parse(layout, text); err == nil {
+				return at.UTC(), nil
+			}
+		}
+		return time.Time{}, fmt.Errorf("--%s: %q is neither a day like 2026-01-15 nor a time like 2026-01-15T09:00:00Z", flag, text)
+	}
+	from, fromErr := parse("from", o.from)
+	to, toErr := parse("to", o.to)
+	if err := errors.Join(fromErr, toErr); err != nil {
+		return from, to, err
+	}
+	if !from.Before(to) {
+		return from, to, errors.New("--from must be before --to")
+	}
+	return from, to, nil
+}
+
+// open finds the configuration and connects to its ClickHouse.
+func (o *storedRange) open(ctx context.Context, errs io.Writer) (config.Config, *clickhouse.Store, error) {
+	c := config.Default()
+	if o.config != "" {
+		var err error
+		if c, err = loadConfig(o.config); err != nil {
+			return c, nil, err
+		}
+	} else {
+		a, err := devstack.ReadAddresses(o.state)
+		if err != nil {
+			return c, nil, &exitError{exitUsage, fmt.Errorf("%w: start flyball up here, or pass --config", err)}
+		}
+		c.ClickHouse = config.ClickHouse(a.ClickHouse)
+	}
+	store, err := openStore(ctx, c.ClickHouse, slog.New(slog.NewTextHandler(errs, nil)))
+	return c, store, err
+}
+
+// rerateCommand prices stored calls again.
+func rerateCommand() *cobra.Command {
+	var o storedRange
+	q := clickhouse.RerateQuery{}
+	var bookFile string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "rerate --from TIME --to TIME",
+		Short: "Price stored calls again, once, with an audit row",
+		Long: "Price the calls of a range by the current book: those that no price was found for, or with --all every\n" +
+			"one. The differences reach every rollup and the calls themselves, and what was done is kept in the table\n" +
+			"rerates. It may run while calls come in. A run that is cut short is finished by the next one.",
+		Example: "  flyball rerate --from 2026-01-01 --to 2026-02-01 --dry-run\n" +
+			"  flyball rerate --from 2026-01-01 --to 2026-02-01 --book prices.yaml --config deploy/flyball.yaml",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if q.From, q.To, err = o.times(); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			c, store, err := o.open(cmd.Context(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			if q.Book, err = loadBook(cmp.Or(bookFile, c.PriceBook)); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			q.ID = uuid.NewString()
+			if u, err := user.Current(); err == nil && q.By == "" {
+				q.By = u.Username
+			}
+			q.Progress = func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }
+			done, err := store.Rerate(cmd.Context(), q)
+			if err != nil {
+				return storeError(err)
+			}
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(rerateJSON(done, q.DryRun))
+			}
+			printRerate(cmd.OutOrStdout(), done, q.DryRun)
+			return nil
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().StringVar(&bookFile, "book", "", "price book to use in place of the configured one")
+	cmd.Flags().BoolVar(&q.All, "all", false, "every call, not only those without a price")
+	cmd.Flags().BoolVar(&q.DryRun, "dry-run", false, "say what would change, and change nothing")
+	cmd.Flags().StringVar(&q.By, "who", "", "who orders it, for the audit (default: your login)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// storeError gives an error of the store its exit code.
+func storeError(err error) error {
+	if clickhouse.Retryable(err) {
+		return &exitError{exitAway, err}
+	}
+	return &exitError{exitFailed, err}
+}
+
+// dollars is a sum of pico-dollars, of any size, as a decimal.
+func dollars(pico *big.Int) string {
+	text := new(big.Rat).SetFrac(pico, big.NewInt(1e12)).FloatString(12)
+	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+}
+
+func rerateJSON(r clickhouse.Rerate, dry bool) map[string]any {
+	return map[string]any{
+		"id": r.ID, "by": r.By, "from": r.From, "to": r.To, "all": r.All, "dry_run": dry, "books_before": append([]string{}, r.BooksBefore...), "book": r.Book,
+		"examined": r.Examined, "changed": r.Changed, "unknown": r.Unknown, "cost_before_usd": dollars(r.CostBefore), "cost_after_usd": dollars(r.CostAfter),
+	}
+}
+
+func printRerate(out io.Writer, r clickhouse.Rerate, dry bool) {
+	verb := "changed"
+	if dry {
+		verb = "would change"
+	}
+	fmt.Fprintf(out, "%d calls examined, %d %s, %d without a price by book %s\n", r.Examined, r.Changed, verb, r.Unknown, r.Book)
+	if r.Changed > 0 {
+		fmt.Fprintf(out, "their cost: $%s before (%s), $%s after\n", dollars(r.CostBefore), strings.Join(r.BooksBefore, ", "), dollars(r.CostAfter))
+	}
+}
+
+// rebuildCommand computes rollups anew.
+func rebuildCommand() *cobra.Command {
+	var o storedRange
+	cmd := &cobra.Command{
+		Use:   "rebuild --from TIME --to TIME",
+		Short: "Compute the rollups of whole months anew from the raw rows",
+		Long: "Compute the rollups of the months that the range touches from the raw calls, scores and outcomes: once\n" +
+			"after an upgrade that adds rollups. Stop ingest first; senders and spools wait. It is safe to be cut\n" +
+			"short and repeated. Months whose raw rows have expired are refused.",
+		Example: "  flyball rebuild --from 2026-01-01 --to 2026-03-01 --config deploy/flyball.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			from, to, err := o.times()
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
+			_, store, err := o.open(cmd.Context(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			if err := store.RebuildRollups(cmd.Context(), from, to, func(step string) { fmt.Fprintln(cmd.ErrOrStderr(), step) }); err != nil {
+				return storeError(err)
+			}
+			return nil
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
