@@ -241,6 +241,11 @@ func (d *decoder) qualities(req *request, a *answer) {
 	d.each(a, func() error { return d.qualityEvent(&q) }, func(index int) { req.addQuality(index, &q) })
 }
 
+func (d *decoder) outcomes(req *request, a *answer) {
+	var o usage.Outcome
+	d.each(a, func() error { return d.outcome(&o) }, func(index int) { req.addOutcome(index, &o) })
+}
+
 func (d *decoder) deployments(req *request, a *answer) {
 	var p usage.Deployment
 	d.each(a, func() error { return d.deployment(&p) }, func(index int) { req.addDeployment(index, &p) })

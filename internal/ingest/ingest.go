@@ -1,5 +1,5 @@
-// Package ingest takes telemetry in: it decodes spans, quality events and deployments, prices them,
-// makes them durable in a spool on the local disk, and drains the spool into a Sink.
+// Package ingest takes telemetry in: it decodes spans, quality events, outcomes and deployments, prices
+// spans, joins events to them, makes all durable in a spool on the local disk, and drains the spool into a Sink.
 //
 // What is acknowledged is on the disk. A record that comes again within a day counts once. A batch
 // for the sink is a range of the spool with a token of its own, kept through every retry and
@@ -28,6 +28,7 @@ import (
 type Sink interface {
 	InsertSpans(ctx context.Context, spans []usage.Span, token string) error
 	InsertQuality(ctx context.Context, quality []usage.Quality, token string) error
+	InsertOutcomes(ctx context.Context, outcomes []usage.Outcome, token string) error
 	InsertDeployments(ctx context.Context, deployments []usage.Deployment, token string) error
 	// Watermark publishes that all that the named spool accepted before at is in the sink.
 	Watermark(ctx context.Context, spool string, at time.Time) error
@@ -52,12 +53,16 @@ type Options struct {
 	// Tokens are the senders. Without any, only senders on loopback are let in.
 	Tokens []Token
 
+	// Lookup finds the spans of traces that the store has, the oldest first, with at least their ids and
+	// dimensions. It is asked about events whose span is not remembered. Nil: they wait for the span alone.
+	Lookup func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error)
+
 	MaxBody     int64         // bytes of one request after decompression; 32 MiB
 	MaxSpool    int64         // bytes not drained before senders are told to wait; 4 GiB
 	MinFree     int64         // bytes that stay free on the spool's disk; 64 MiB
 	SegmentSize int64         // bytes; 16 MiB
 	MaxIDs      int           // remembered for 24 h, about 40 bytes of memory each; 16 million
-	MaxWaiting  int           // quality events that wait for their span; 100,000
+	MaxWaiting  int           // events that wait for their span; 100,000
 	BatchRows   int           // of one insert; 10,000
 	BatchDelay  time.Duration // a row waits at most so long for others; 250 ms
 }
@@ -107,6 +112,10 @@ type Ingest struct {
 	memory memory
 	lounge *lounge
 	buf    []byte
+	asking bool      // the store is being asked for spans
+	pause  time.Time // until then nobody is let go whose wait is over: writing failed
+
+	answers chan found // to that, at most one
 
 	cursor atomic.Int64 // drained up to here
 	rows   atomic.Int64 // durable, not drained
@@ -139,6 +148,7 @@ func Open(opt Options) (*Ingest, error) {
 		wake:      make(chan struct{}, 1),
 		memory:    memory{limit: opt.MaxIDs},
 		lounge:    newLounge(),
+		answers:   make(chan found, 1),
 	}
 	i.stats.unpriced = map[string]int64{}
 	for _, t := range opt.Tokens {
@@ -201,11 +211,12 @@ func (i *Ingest) Close() error {
 // Spool names this spool in the sink's watermarks.
 func (i *Ingest) Spool() string { return i.spool.state.Spool }
 
-// Handler serves POST /v1/spans, /v1/quality and /v1/deployments.
+// Handler serves POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments.
 func (i *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/spans", i.serve((*decoder).spans))
 	mux.HandleFunc("POST /v1/quality", i.serve((*decoder).qualities))
+	mux.HandleFunc("POST /v1/outcomes", i.serve((*decoder).outcomes))
 	mux.HandleFunc("POST /v1/deployments", i.serve((*decoder).deployments))
 	return mux
 }
