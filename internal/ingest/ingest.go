@@ -8,8 +8,6 @@ package ingest
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,13 +32,6 @@ type Sink interface {
 	Watermark(ctx context.Context, spool string, at time.Time) error
 }
 
-// HashToken is how a token's secret is stored: hex SHA-256. Tokens are long random strings, so a
-// slow hash would add nothing.
-func HashToken(secret string) string {
-	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:])
-}
-
 // Options configure an Ingest. Dir, Sink, Book and Logger are needed; zero values elsewhere mean the
 // defaults.
 type Options struct {
@@ -50,8 +41,8 @@ type Options struct {
 	Logger *slog.Logger
 	Now    func() time.Time
 
-	// Tokens are the senders. Without any, only senders on loopback are let in.
-	Tokens []Token
+	// Door lets senders in. Nil: those on loopback alone.
+	Door *Door
 
 	// Lookup finds the spans of traces that the store has, the oldest first, with at least their ids and
 	// dimensions. It is asked about events whose span is not remembered. Nil: they wait for the span alone.
@@ -73,6 +64,9 @@ func (o *Options) defaults() error {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Door == nil {
+		o.Door, _ = NewDoor(nil) // no token can be wrong
 	}
 	set(&o.MaxBody, 32<<20)
 	set(&o.MaxSpool, 4<<30)
@@ -96,8 +90,7 @@ func set[T comparable](value *T, otherwise T) {
 type Ingest struct {
 	opt       Options
 	log       *slog.Logger
-	door      *Door
-	anyTenant bool // senders may leave the tenant out
+	anyTenant bool // senders may leave the tenant out; of tokens that come later they are found by Lookup
 
 	queue    chan *request
 	closing  chan struct{}
@@ -133,15 +126,10 @@ func Open(opt Options) (*Ingest, error) {
 	if err := opt.defaults(); err != nil {
 		return nil, err
 	}
-	door, err := NewDoor(opt.Tokens)
-	if err != nil {
-		return nil, err
-	}
 	i := &Ingest{
 		opt:       opt,
 		log:       opt.Logger,
-		door:      door,
-		anyTenant: len(opt.Tokens) == 0,
+		anyTenant: opt.Door.AnyTenant(),
 		queue:     make(chan *request, 256),
 		closing:   make(chan struct{}),
 		stopped:   make(chan struct{}),
@@ -151,9 +139,6 @@ func Open(opt Options) (*Ingest, error) {
 		answers:   make(chan found, 1),
 	}
 	i.stats.unpriced = map[string]int64{}
-	for _, t := range opt.Tokens {
-		i.anyTenant = i.anyTenant || t.Tenant == ""
-	}
 	if err := i.recover(); err != nil {
 		return nil, err
 	}
@@ -214,10 +199,10 @@ func (i *Ingest) Spool() string { return i.spool.state.Spool }
 // Handler serves POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments.
 func (i *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/spans", i.serve((*decoder).spans))
-	mux.HandleFunc("POST /v1/quality", i.serve((*decoder).qualities))
-	mux.HandleFunc("POST /v1/outcomes", i.serve((*decoder).outcomes))
-	mux.HandleFunc("POST /v1/deployments", i.serve((*decoder).deployments))
+	mux.HandleFunc("POST /v1/spans", i.serve(ScopeSpans, (*decoder).spans))
+	mux.HandleFunc("POST /v1/quality", i.serve(ScopeQuality, (*decoder).qualities))
+	mux.HandleFunc("POST /v1/outcomes", i.serve(ScopeOutcomes, (*decoder).outcomes))
+	mux.HandleFunc("POST /v1/deployments", i.serve(ScopeDeployments, (*decoder).deployments))
 	return mux
 }
 
