@@ -40,7 +40,7 @@ type system struct {
 	door     *ingest.Door // to all that the front serves
 	ingest   *ingest.Ingest
 
-	rates sync.Map // sampleQuestion → float64
+	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64
 }
 
@@ -176,30 +176,35 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 type sampleQuestion struct {
 	revision string
 	key      usage.Key
+	task     string
 }
 
-// maxRates bounds the memory of rates: made-up model names must not fill it.
+// maxRates bounds the memory of rates: made-up names of models and tasks must not fill it.
 const maxRates = 100_000
 
-// sampleRate is the share of the key's calls to score by sampling.yaml, remembered per revision since
-// it is asked for every call. A policy that fails scores every call: scores are how it would be noticed.
-func (s *system) sampleRate(k usage.Key) float64 {
+// sampleRate is the share of the key's calls of a task to score by sampling.yaml, and the rule that says so,
+// remembered per revision since it is asked for every call. A policy that fails scores every call: scores
+// are how it would be noticed.
+func (s *system) sampleRate(k usage.Key, task string) (float64, string) {
 	set := s.policies.Set()
-	question := sampleQuestion{set.Revision(), k}
-	if rate, ok := s.rates.Load(question); ok {
-		return rate.(float64)
+	question := sampleQuestion{set.Revision(), k, task}
+	if known, ok := s.rates.Load(question); ok {
+		sample := known.(policy.Sample)
+		return sample.Rate, sample.Rule
 	}
-	sample, err := set.Sampling(policy.SamplingFacts{Tenant: k.Tenant, TenantClass: string(set.Tradeoff().Tenant(k.Tenant).Class), Model: k.Model})
+	sample, err := set.Sampling(policy.SamplingFacts{
+		Tenant: k.Tenant, TenantClass: string(set.Tradeoff().Tenant(k.Tenant).Class), Model: k.Model, Task: task,
+	})
 	if err != nil {
 		s.log.Error("sampling.yaml failed; every call is scored", "key", k.String(), "error", err)
-		sample.Rate = 1
+		sample = policy.Sample{Rate: 1, Rule: "sampling.yaml failed"}
 	}
 	if s.known.Add(1) > maxRates {
 		s.rates.Clear()
 		s.known.Store(0)
 	}
-	s.rates.Store(question, sample.Rate)
-	return sample.Rate
+	s.rates.Store(question, sample)
+	return sample.Rate, sample.Rule
 }
 
 // openIngest opens the spool.
