@@ -133,7 +133,8 @@ func mostChanged(changes []clickhouse.CompletionChange) runbook.Completion {
 		}
 		if d := math.Abs(math.Log(c.Change)); d > far {
 			far = d
-			most = runbook.Completion{Now: c.Ratio, Before: c.RatioBefore, Calls: c.Requests}
+			most = runbook.Completion{Template: c.Template, Now: c.Ratio, Before: c.RatioBefore, Calls: c.Requests}
+			most.OutcomeRate, most.OutcomeRateBefore, most.OutcomesKnown = c.OutcomeRate()
 		}
 	}
 	return most

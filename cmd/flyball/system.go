@@ -40,7 +40,7 @@ type system struct {
 	door     *ingest.Door // to all that the front serves
 	ingest   *ingest.Ingest
 
-	rates sync.Map // sampleQuestion → float64
+	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64
 }
 
@@ -103,17 +103,8 @@ func (s *system) loadFiles() error {
 	if err != nil {
 		return err
 	}
-	s.door, err = ingest.NewDoor(s.tokens())
+	s.door, err = s.openDoor()
 	return err
-}
-
-// tokens are the configured ones.
-func (s *system) tokens() []ingest.Token {
-	tokens := make([]ingest.Token, len(s.config.Tokens))
-	for i, t := range s.config.Tokens {
-		tokens[i] = ingest.Token{Hash: t.Hash, Tenant: t.Tenant}
-	}
-	return tokens
 }
 
 func (s *system) close() {
@@ -142,6 +133,9 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 	if s.ingest != nil {
 		group.Go(func() error { return s.ingest.Run(ctx) })
 	}
+	if s.config.TokensFile != "" {
+		group.Go(func() error { s.watchTokens(ctx); return nil })
+	}
 	group.Go(func() error { return serveHTTP(ctx, listener, s.frontHandler(gate, extra)) })
 	return group.Wait()
 }
@@ -155,22 +149,24 @@ func (s *system) gateway() *gateway.Gateway {
 }
 
 // frontHandler routes to ingest, where it is open, to gate, unless that is nil, and to extra. Ingest lets in
-// whoever may send; everything else but the health check only whoever is trusted for all tenants.
+// whoever may send; a tenant's evaluators may ask which of its calls to score; everything else but the health
+// check is for whoever is trusted for all tenants.
 func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	for pattern, handler := range extra {
-		mux.Handle(pattern, trustedOnly(s.door, handler))
+		mux.Handle(pattern, admitted(s.door, ingest.ScopeDecide, trusted, handler))
 	}
 	if s.ingest != nil {
-		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/deployments"} {
+		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/outcomes", "/v1/deployments"} {
 			mux.Handle(path, s.ingest.Handler())
 		}
 	}
 	if gate != nil {
-		for _, path := range []string{"/v1/decide", "/v1/sampling", "/v1/flags"} {
-			mux.Handle(path, trustedOnly(s.door, gate.Handler()))
+		for _, path := range []string{"/v1/decide", "/v1/flags"} {
+			mux.Handle(path, admitted(s.door, ingest.ScopeDecide, trusted, gate.Handler()))
 		}
+		mux.Handle("/v1/sampling", admitted(s.door, ingest.ScopeQuality, ofItsTenant, gate.Handler()))
 	}
 	// A web page must not start faults or send telemetry through the browser of somebody who may.
 	return http.NewCrossOriginProtection().Handler(mux)
@@ -180,35 +176,45 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 type sampleQuestion struct {
 	revision string
 	key      usage.Key
+	task     string
 }
 
-// maxRates bounds the memory of rates: made-up model names must not fill it.
+// maxRates bounds the memory of rates: made-up names of models and tasks must not fill it.
 const maxRates = 100_000
 
-// sampleRate is the share of the key's calls to score by sampling.yaml, remembered per revision since
-// it is asked for every call. A policy that fails scores every call: scores are how it would be noticed.
-func (s *system) sampleRate(k usage.Key) float64 {
+// sampleRate is the share of the key's calls of a task to score by sampling.yaml, and the rule that says so,
+// remembered per revision since it is asked for every call. A policy that fails scores every call: scores
+// are how it would be noticed.
+func (s *system) sampleRate(k usage.Key, task string) (float64, string) {
 	set := s.policies.Set()
-	question := sampleQuestion{set.Revision(), k}
-	if rate, ok := s.rates.Load(question); ok {
-		return rate.(float64)
+	question := sampleQuestion{set.Revision(), k, task}
+	if known, ok := s.rates.Load(question); ok {
+		sample := known.(policy.Sample)
+		return sample.Rate, sample.Rule
 	}
-	sample, err := set.Sampling(policy.SamplingFacts{Tenant: k.Tenant, TenantClass: string(set.Tradeoff().Tenant(k.Tenant).Class), Model: k.Model})
+	sample, err := set.Sampling(policy.SamplingFacts{
+		Tenant: k.Tenant, TenantClass: string(set.Tradeoff().Tenant(k.Tenant).Class), Model: k.Model, Task: task,
+	})
 	if err != nil {
 		s.log.Error("sampling.yaml failed; every call is scored", "key", k.String(), "error", err)
-		sample.Rate = 1
+		sample = policy.Sample{Rate: 1, Rule: "sampling.yaml failed"}
 	}
 	if s.known.Add(1) > maxRates {
 		s.rates.Clear()
 		s.known.Store(0)
 	}
-	s.rates.Store(question, sample.Rate)
-	return sample.Rate
+	s.rates.Store(question, sample)
+	return sample.Rate, sample.Rule
 }
 
 // openIngest opens the spool.
 func (s *system) openIngest() (err error) {
-	s.ingest, err = ingest.Open(ingest.Options{Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Tokens: s.tokens()})
+	s.ingest, err = ingest.Open(ingest.Options{
+		Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Door: s.door,
+		Lookup: func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error) {
+			return s.store.FindSpans(ctx, traces, time.Now())
+		},
+	})
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}

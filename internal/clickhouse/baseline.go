@@ -33,7 +33,8 @@ const (
 // A baseline is drawn from the buckets of the last 28 days that ended by at and lie within ±30 minutes
 // of the middle of the slot, weighted 2^(−age/7 d). Experiments, treated calls and the key's incidents
 // (with the 15 minutes before them; for a pseudo-key those of all the tenant's keys) are left out. A
-// bucket counts for cost, spend and ratios with minimums.Cost costs, for quality with minimums.Quality scores.
+// bucket counts for cost, spend and ratios with minimums.Cost costs, for quality with minimums.Quality scores,
+// for outcomes with minimums.Cost costs and any outcome.
 // Where fewer than minimums.Buckets count, all hours of the day are taken instead, for cost and quality
 // apart. A baseline with fewer buckets even so is stored as it is: its counts say that it is not to be
 // relied on.
@@ -135,13 +136,15 @@ SELECT
   toUInt32(sum(length(quality_codes))),
   quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[1], quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[2], quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[3],
   sum(requests), sum(cost_pico_usd), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
+  sum(untreated), sum(outcomes), sum(good),
   {built:DateTime64(3, 'UTC')}
 FROM (
   SELECT
     toStartOfFifteenMinutes(minute) AS bucket, tenant_id, requested_model AS model,
     if(arm = 'treated', CAST([], 'Array(Int16)'), cost_codes) AS cost_codes, CAST([], 'Array(Int16)') AS quality_codes,
     requests, cost_pico_usd, output_tokens, cache_read_tokens,
-    uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens AS input_tokens
+    uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens AS input_tokens,
+    if(arm = 'treated', toUInt64(0), requests) AS untreated, toUInt64(0) AS outcomes, toUInt64(0) AS good
   FROM kpi_1m
   WHERE cohort = 'production' AND minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
     AND has({buckets:Array(UInt32)}, toUInt32(toStartOfFifteenMinutes(minute)))
@@ -149,9 +152,20 @@ FROM (
   SELECT
     toStartOfFifteenMinutes(minute), tenant_id, requested_model,
     CAST([], 'Array(Int16)'), quality_codes,
-    toUInt64(0), toInt128(0), toInt64(0), toInt64(0), toInt64(0)
+    toUInt64(0), toInt128(0), toInt64(0), toInt64(0), toInt64(0),
+    toUInt64(0), toUInt64(0), toUInt64(0)
   FROM quality_1m
   WHERE cohort = 'production' AND arm != 'treated' AND kind != 'human'
+    AND minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
+    AND has({buckets:Array(UInt32)}, toUInt32(toStartOfFifteenMinutes(minute)))
+  UNION ALL
+  SELECT
+    toStartOfFifteenMinutes(minute), tenant_id, requested_model,
+    CAST([], 'Array(Int16)'), CAST([], 'Array(Int16)'),
+    toUInt64(0), toInt128(0), toInt64(0), toInt64(0), toInt64(0),
+    toUInt64(0), outcomes, good
+  FROM outcomes_1m
+  WHERE cohort = 'production' AND arm != 'treated'
     AND minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
     AND has({buckets:Array(UInt32)}, toUInt32(toStartOfFifteenMinutes(minute)))
 )
@@ -199,7 +213,8 @@ incident_buckets AS (
   )
 ),
 usable AS (
-  SELECT *, cost_n >= {min_cost:UInt32} AS for_cost, quality_n >= {min_quality:UInt32} AS for_quality
+  SELECT *, cost_n >= {min_cost:UInt32} AS for_cost, quality_n >= {min_quality:UInt32} AS for_quality,
+    for_cost AND outcomes > 0 AND untreated > 0 AS for_outcomes
   FROM baseline_buckets FINAL
   WHERE bucket >= {first:DateTime('UTC')} AND bucket <= {last:DateTime('UTC')} AND (for_cost OR for_quality)
     AND (tenant_id, model, bucket) NOT IN (SELECT tenant_id, model, bucket FROM incident_buckets)
@@ -220,7 +235,11 @@ SELECT
   arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(log(x / spend_m)), spend), cw),
   arrayReduce('quantileExactWeighted(0.5)', calls, cw),
   arrayReduce('quantileExactWeighted(0.5)', completion, cw),
-  arrayReduce('quantileExactWeighted(0.5)', cached, cw)
+  arrayReduce('quantileExactWeighted(0.5)', cached, cw),
+  toInt64(length(ow)),
+  arrayReduce('quantileExactWeighted(0.5)', rates, ow) AS rate_m,
+  arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(x - rate_m), rates), ow),
+  arrayReduce('quantileExactWeighted(0.5)', untreated_calls, ow)
 FROM (
   SELECT
     tenant_id, model,
@@ -230,7 +249,9 @@ FROM (
     groupArrayIf(toInt64(quality_n), for_quality) AS scores, groupArrayIf(weight, for_quality) AS qw,
     groupArrayIf(toFloat64(cost_pico_usd) / 15, for_cost) AS spend, groupArrayIf(toInt64(requests), for_cost) AS calls,
     groupArrayIf(if(input_tokens > 0, output_tokens / input_tokens, 0), for_cost) AS completion,
-    groupArrayIf(if(input_tokens > 0, cache_read_tokens / input_tokens, 0), for_cost) AS cached
+    groupArrayIf(if(input_tokens > 0, cache_read_tokens / input_tokens, 0), for_cost) AS cached,
+    groupArrayIf(good / untreated, for_outcomes) AS rates, groupArrayIf(toInt64(untreated), for_outcomes) AS untreated_calls,
+    groupArrayIf(weight, for_outcomes) AS ow
   FROM (
     SELECT *, toUInt32(round(1e6 * exp2(-dateDiff('second', bucket, {at:DateTime('UTC')}) / 604800))) AS weight
     FROM usable
@@ -265,10 +286,13 @@ func (s *Store) computeBaselines(ctx context.Context, q baselineQuery) (map[usag
 			qualityBuckets, quality, qualityMAD, qualityIQR, scores int64
 			requests                                                int64
 			spend, spendMAD, completion, cached                     float64
+			outcomeBuckets, untreated                               int64
+			rate, rateMAD                                           float64
 		)
 		if err := rows.Scan(&b.Key.Tenant, &b.Key.Model, &costBuckets, &cost, &costMAD, &costIQR, &costs,
 			&qualityBuckets, &quality, &qualityMAD, &qualityIQR, &scores,
-			&spend, &spendMAD, &requests, &completion, &cached); err != nil {
+			&spend, &spendMAD, &requests, &completion, &cached,
+			&outcomeBuckets, &rate, &rateMAD, &untreated); err != nil {
 			return nil, err
 		}
 		if b.CostBuckets = int(costBuckets); b.CostBuckets > 0 {
@@ -290,6 +314,9 @@ func (s *Store) computeBaselines(ctx context.Context, q baselineQuery) (map[usag
 		}
 		if b.QualityBuckets > 1 {
 			b.QualityDev = sdPerMAD * kpi.Score(deviation(qualityMAD))
+		}
+		if b.OutcomeBuckets = int(outcomeBuckets); b.OutcomeBuckets > 0 {
+			b.OutcomeRate, b.OutcomeDev, b.OutcomeBucketN = rate, sdPerMAD*rateMAD, float64(untreated)
 		}
 		all[b.Key] = b
 	}
@@ -320,6 +347,10 @@ var baselinesTable = table{"baselines", []column{
 	{"requests_per_minute", "Float64"},
 	{"completion_ratio", "Float64"},
 	{"cache_hit_rate", "Float64"},
+	{"outcome_buckets", "UInt32"},
+	{"outcome_rate", "Float64"},
+	{"outcome_dev", "Float64"},
+	{"outcome_bucket_n", "Float64"},
 }}
 
 // insertBaselines stores the baselines of a slot. Their version says when they were computed.
@@ -333,6 +364,7 @@ func (s *Store) insertBaselines(ctx context.Context, slot, at time.Time, baselin
 			uint32(b.CostBuckets), b.LnCost, b.LnCostDev, b.LnCostSD, b.CostBucketN,
 			uint32(b.QualityBuckets), b.Quality, b.QualityDev, b.QualitySD, b.QualityBucketN,
 			b.SpendPerMinute, b.SpendDev, b.RequestsPerMin, b.Completion, b.CacheHit,
+			uint32(b.OutcomeBuckets), b.OutcomeRate, b.OutcomeDev, b.OutcomeBucketN,
 		}
 	})
 }
@@ -345,7 +377,8 @@ func (s *Store) Baselines(ctx context.Context, slot time.Time) (map[usage.Key]de
   tenant_id, model, slot, version,
   toInt64(cost_buckets), ln_cost, ln_cost_dev, ln_cost_sd, cost_bucket_n,
   toInt64(quality_buckets), quality, quality_dev, quality_sd, quality_bucket_n,
-  spend_per_minute_pico, spend_dev, requests_per_minute, completion_ratio, cache_hit_rate
+  spend_per_minute_pico, spend_dev, requests_per_minute, completion_ratio, cache_hit_rate,
+  toInt64(outcome_buckets), outcome_rate, outcome_dev, outcome_bucket_n
 FROM baselines FINAL
 WHERE slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC')} AND slot > {oldest:DateTime('UTC')})`,
 		ch.Named("slot", slot), ch.Named("oldest", slot.Add(-baselineMaxAge)))
@@ -356,14 +389,16 @@ WHERE slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC'
 	all := map[usage.Key]detect.Baseline{}
 	for rows.Next() {
 		var b detect.Baseline
-		var costBuckets, qualityBuckets int64
+		var costBuckets, qualityBuckets, outcomeBuckets int64
 		if err := rows.Scan(&b.Key.Tenant, &b.Key.Model, &b.Slot, &b.Version,
 			&costBuckets, &b.LnCost, &b.LnCostDev, &b.LnCostSD, &b.CostBucketN,
 			&qualityBuckets, &b.Quality, &b.QualityDev, &b.QualitySD, &b.QualityBucketN,
-			&b.SpendPerMinute, &b.SpendDev, &b.RequestsPerMin, &b.Completion, &b.CacheHit); err != nil {
+			&b.SpendPerMinute, &b.SpendDev, &b.RequestsPerMin, &b.Completion, &b.CacheHit,
+			&outcomeBuckets, &b.OutcomeRate, &b.OutcomeDev, &b.OutcomeBucketN); err != nil {
 			return nil, fmt.Errorf("reading a baseline: %w", err)
 		}
 		b.Slot, b.CostBuckets, b.QualityBuckets = b.Slot.UTC(), int(costBuckets), int(qualityBuckets)
+		b.OutcomeBuckets = int(outcomeBuckets)
 		all[b.Key] = b
 	}
 	if err := rows.Err(); err != nil {

@@ -40,10 +40,11 @@ func TestBucketBounds(t *testing.T) {
 type bucketFacts struct {
 	cost, quality                         []int16
 	requests, pico, input, output, cached int64
+	untreated, outcomes, good             int64
 }
 
 // usual computes baselines in plain Go over the same facts.
-func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract.IncidentRecord, at time.Time, minimums detect.Minimums) map[usage.Key]detect.Baseline {
+func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract.IncidentRecord, at time.Time, minimums detect.Minimums, outcomes ...usage.Outcome) map[usage.Key]detect.Baseline {
 	buckets := map[usage.Key]map[time.Time]*bucketFacts{}
 	excluded := func(k usage.Key, start time.Time) bool {
 		for _, r := range incidents {
@@ -88,6 +89,9 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 			b.input += p.Tokens.Input()
 			b.output += p.Tokens.Output
 			b.cached += p.Tokens.CacheRead
+			if p.Arm != usage.Treated {
+				b.untreated++
+			}
 			if code, ok := kpi.CostCode(p.Cost); ok && p.Arm != usage.Treated {
 				b.cost = append(b.cost, code)
 			}
@@ -100,6 +104,17 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 		}
 		for _, b := range of(usage.Key{Tenant: q.TenantID, Model: q.Model}, q.Timestamp) {
 			b.quality = append(b.quality, kpi.QualityCode(q.Score))
+		}
+	}
+	for i := range outcomes {
+		o := &outcomes[i]
+		if o.ExperimentID != "" || o.Arm == usage.Treated {
+			continue
+		}
+		for _, b := range of(usage.Key{Tenant: o.TenantID, Model: o.Model}, o.Timestamp) {
+			if b.outcomes++; o.Value > 0 {
+				b.good++
+			}
 		}
 	}
 	all := map[usage.Key]detect.Baseline{}
@@ -167,6 +182,12 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 			b.RequestsPerMin, _ = median(which, func(f *bucketFacts) float64 { return float64(f.requests) / 15 })
 			b.Completion, _ = median(which, func(f *bucketFacts) float64 { return float64(f.output) / float64(f.input) })
 			b.CacheHit, _ = median(which, func(f *bucketFacts) float64 { return float64(f.cached) / float64(f.input) })
+			which = slices.DeleteFunc(slices.Clone(which), func(start time.Time) bool { return starts[start].outcomes == 0 || starts[start].untreated == 0 })
+			if b.OutcomeBuckets = len(which); len(which) > 0 {
+				b.OutcomeRate, b.OutcomeDev = median(which, func(f *bucketFacts) float64 { return float64(f.good) / float64(f.untreated) })
+				b.OutcomeDev *= 1.4826
+				b.OutcomeBucketN, _ = median(which, func(f *bucketFacts) float64 { return float64(f.untreated) })
+			}
 		}
 		if which := pick(quality); len(which) > 0 {
 			b.QualityBuckets = len(which)
@@ -203,6 +224,8 @@ func sameBaselines(t *testing.T, want, got map[usage.Key]detect.Baseline) {
 			{&w.RequestsPerMin, &g.RequestsPerMin},
 			{&w.Completion, &g.Completion},
 			{&w.CacheHit, &g.CacheHit},
+			{&w.OutcomeRate, &g.OutcomeRate},
+			{&w.OutcomeDev, &g.OutcomeDev},
 		} {
 			require.InDelta(t, 1, (*pair[1]+1e-9)/(*pair[0]+1e-9), 1e-6, "%s: want %+v, got %+v", key, w, g)
 			*pair[1] = *pair[0]
@@ -238,6 +261,8 @@ func testBaselines(t *testing.T, s *Store) {
 	early := evaluations[len(evaluations)/3:]
 	require.NoError(t, s.InsertSpans(t.Context(), spans, "a"))
 	require.NoError(t, s.InsertQuality(t.Context(), early, "a"))
+	outcomes := outcomesOf(random, spans)
+	require.NoError(t, s.InsertOutcomes(t.Context(), outcomes[:1000], "a"))
 	incidents := []contract.IncidentRecord{
 		{ID: "over", Key: usage.Key{Tenant: "org_0", Model: "model-1"}, OpenedAt: slot.Add(-48*time.Hour + 20*time.Minute), EndedAt: slot.Add(-48*time.Hour + 40*time.Minute), UpdatedAt: at},
 		{ID: "open", Key: usage.Key{Tenant: "org_1", Model: "*"}, OpenedAt: slot.Add(-2 * time.Minute), UpdatedAt: at},
@@ -247,17 +272,17 @@ func testBaselines(t *testing.T, s *Store) {
 		require.NoError(t, s.RecordIncident(t.Context(), r))
 	}
 	minimums := detect.Minimums{Cost: 8, Quality: 2, Buckets: 12}
-	rebuild := func(evaluations []usage.Quality) {
+	rebuild := func(evaluations []usage.Quality, outcomes []usage.Outcome) {
 		t.Helper()
 		n, err := s.RebuildBaselines(t.Context(), at, minimums)
 		require.NoError(t, err)
-		want := usual(spans, evaluations, incidents, at, minimums)
+		want := usual(spans, evaluations, incidents, at, minimums, outcomes...)
 		require.Equal(t, len(want), n)
 		got, err := s.Baselines(t.Context(), at)
 		require.NoError(t, err)
 		sameBaselines(t, want, got)
 	}
-	rebuild(early)
+	rebuild(early, outcomes[:1000])
 	got, err := s.Baselines(t.Context(), at)
 	require.NoError(t, err)
 	faint, usual := got[usage.Key{Tenant: "org_0", Model: "model-4"}], got[usage.Key{Tenant: "org_0", Model: "model-0"}]
@@ -266,9 +291,10 @@ func testBaselines(t *testing.T, s *Store) {
 	require.GreaterOrEqual(t, faint.CostBuckets, 12, "drawn from all hours")
 
 	require.NoError(t, s.InsertQuality(t.Context(), late, "b"))
+	require.NoError(t, s.InsertOutcomes(t.Context(), outcomes[1000:], "b"))
 	incidents = append(incidents, contract.IncidentRecord{ID: "new", Key: usage.Key{Tenant: "org_2", Model: "model-3"}, OpenedAt: slot.Add(-24 * time.Hour), EndedAt: slot.Add(-23 * time.Hour), UpdatedAt: at})
 	require.NoError(t, s.RecordIncident(t.Context(), incidents[len(incidents)-1]))
-	rebuild(evaluations)
+	rebuild(evaluations, outcomes)
 
 	later, err := s.Baselines(t.Context(), at.Add(3*time.Hour))
 	require.NoError(t, err)

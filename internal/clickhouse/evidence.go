@@ -101,8 +101,8 @@ ORDER BY first, kind, value`, ofKey(key), kinds, values)
 // completionBefore is the time before a window that its completion ratios are compared with.
 const completionBefore = 24 * time.Hour
 
-// CompletionChange compares the completion ratio (output over input tokens) of one prompt template
-// with that of the day before.
+// CompletionChange compares the completion ratio (output over input tokens) of one prompt template, and what
+// its calls led to, with those of the day before.
 type CompletionChange struct {
 	Template       string  `json:"prompt_template_version"`
 	Requests       int64   `json:"requests"`
@@ -110,9 +110,23 @@ type CompletionChange struct {
 	Ratio          float64 `json:"ratio"`        // 0 without input tokens
 	RatioBefore    float64 `json:"ratio_before"` // 0 without input tokens
 	Change         float64 `json:"change"`       // Ratio / RatioBefore; 0 when either is unknown
+
+	Outcomes       int64 `json:"outcomes"` // that happened in the range, whenever their calls were
+	Good           int64 `json:"good"`
+	OutcomesBefore int64 `json:"outcomes_before"`
+	GoodBefore     int64 `json:"good_before"`
 }
 
-// Completion compares the completion ratios of the key's untreated production traffic in [from, to)
+// OutcomeRate is the share of the template's calls with a good outcome, in the range and before it; not known
+// where nobody reports outcomes.
+func (c CompletionChange) OutcomeRate() (now, before float64, known bool) {
+	if c.Outcomes == 0 || c.OutcomesBefore == 0 || c.Requests == 0 || c.RequestsBefore == 0 {
+		return 0, 0, false
+	}
+	return float64(c.Good) / float64(c.Requests), float64(c.GoodBefore) / float64(c.RequestsBefore), true
+}
+
+// Completion compares the completion ratios and the outcomes of the key's untreated production traffic in [from, to)
 // with those of the 24 hours before, per prompt template, busiest first.
 func (s *Store) Completion(ctx context.Context, key usage.Key, from, to time.Time) ([]CompletionChange, error) {
 	from, to = minutes(from, to)
@@ -120,20 +134,28 @@ func (s *Store) Completion(ctx context.Context, key usage.Key, from, to time.Tim
   prompt_template_version,
   toInt64(sumIf(requests, now)) AS calls, toInt64(sumIf(requests, NOT now)),
   toFloat64(if(sumIf(input_tokens, now) = 0, 0, sumIf(output_tokens, now) / sumIf(input_tokens, now))),
-  toFloat64(if(sumIf(input_tokens, NOT now) = 0, 0, sumIf(output_tokens, NOT now) / sumIf(input_tokens, NOT now)))
+  toFloat64(if(sumIf(input_tokens, NOT now) = 0, 0, sumIf(output_tokens, NOT now) / sumIf(input_tokens, NOT now))),
+  toInt64(sumIf(outcomes, now)), toInt64(sumIf(good, now)), toInt64(sumIf(outcomes, NOT now)), toInt64(sumIf(good, NOT now))
 FROM (
   SELECT
     prompt_template_version, requests, output_tokens, minute >= {from:DateTime('UTC')} AS now,
-    uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens AS input_tokens
+    uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens AS input_tokens,
+    toUInt64(0) AS outcomes, toUInt64(0) AS good
   FROM kpi_1m
-  WHERE %s AND cohort = 'production' AND arm != 'treated'
+  WHERE %[1]s AND cohort = 'production' AND arm != 'treated'
+    AND minute >= {before:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
+  UNION ALL
+  SELECT prompt_template_version, toUInt64(0), toInt64(0), minute >= {from:DateTime('UTC')}, toInt64(0), outcomes, good
+  FROM outcomes_1m
+  WHERE %[1]s AND cohort = 'production' AND arm != 'treated'
     AND minute >= {before:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
 )
 GROUP BY prompt_template_version
 ORDER BY calls DESC, prompt_template_version`, ofKey(key))
 	changes, err := collect(ctx, s, sql, append(rangeArgs(key, from, to), ch.Named("before", from.Add(-completionBefore))),
 		func(rows driver.Rows, c *CompletionChange) error {
-			if err := rows.Scan(&c.Template, &c.Requests, &c.RequestsBefore, &c.Ratio, &c.RatioBefore); err != nil {
+			if err := rows.Scan(&c.Template, &c.Requests, &c.RequestsBefore, &c.Ratio, &c.RatioBefore,
+				&c.Outcomes, &c.Good, &c.OutcomesBefore, &c.GoodBefore); err != nil {
 				return err
 			}
 			if c.Ratio > 0 && c.RatioBefore > 0 {
@@ -180,7 +202,7 @@ FROM (
 ) AS s
 LEFT JOIN (
   SELECT trace_id, min(score) AS score, count() AS scored FROM quality
-  WHERE %[1]s AND timestamp >= {from:DateTime64(3, 'UTC')}
+  WHERE %[1]s AND cohort = 'production' AND timestamp >= {from:DateTime64(3, 'UTC')}
   GROUP BY trace_id
 ) AS q ON s.trace_id = q.trace_id
 ORDER BY s.cost_pico_usd / if(q.scored > 0, greatest(q.score, 0.05), 1) DESC, s.timestamp, s.span_id

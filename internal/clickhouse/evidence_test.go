@@ -77,11 +77,18 @@ func testEvidence(t *testing.T, s *Store) {
 		require.Len(t, got, 1)
 	})
 	t.Run("completion", func(t *testing.T) {
+		outcome := func(id string, arm usage.Arm, experiment string, value float64, at time.Time) usage.Outcome {
+			return usage.Outcome{ID: id, TraceID: id, TenantID: "t", Model: "m", PromptTemplate: "v1", ExperimentID: experiment, Arm: arm, Kind: "k", Value: value, Timestamp: at}
+		}
+		require.NoError(t, s.InsertOutcomes(t.Context(), []usage.Outcome{
+			outcome("1", usage.None, "", 1, base), outcome("2", usage.Holdback, "", 0, base), outcome("3", usage.Treated, "", 1, base),
+			outcome("4", usage.None, "ab", 1, base), outcome("5", usage.None, "", 2, base.Add(-time.Minute)), outcome("6", usage.None, "", 1, base.Add(-time.Minute)),
+		}, "a"))
 		got, err := s.Completion(t.Context(), key, base, to)
 		require.NoError(t, err)
 		require.Equal(t, []CompletionChange{
 			{Template: "v2", Requests: 32, Ratio: 0.6},
-			{Template: "v1", Requests: 10, RequestsBefore: 40, Ratio: 0.2, RatioBefore: 0.2, Change: 1},
+			{Template: "v1", Requests: 10, RequestsBefore: 40, Ratio: 0.2, RatioBefore: 0.2, Change: 1, Outcomes: 2, Good: 1, OutcomesBefore: 2, GoodBefore: 2},
 			{Template: "other", RequestsBefore: 10, RatioBefore: 0.1},
 		}, got)
 	})

@@ -40,6 +40,9 @@ func TestStore(t *testing.T) {
 		{"baselines of nothing", testBaselinesEmpty},
 		{"baselines grow", testBaselinesGrow},
 		{"evidence", testEvidence},
+		{"find spans", testFindSpans},
+		{"arrival", testArrival},
+		{"experiments", testExperiments},
 		{"live", testLive},
 		{"unpriced", testUnpriced},
 		{"kpi", testKPI},
@@ -88,6 +91,20 @@ func (s server) database(t testing.TB) *Store {
 	})
 	require.NoError(t, store.Migrate(t.Context()))
 	return store
+}
+
+// outcomesOf makes outcomes of about half of the calls, good and bad, up to half an hour after them.
+func outcomesOf(random *rand.Rand, spans []usage.Span) (outcomes []usage.Outcome) {
+	for i := range spans {
+		if p := &spans[i]; random.IntN(2) == 0 {
+			outcomes = append(outcomes, usage.Outcome{
+				ID: fmt.Sprint("o-", i), TraceID: p.TraceID, TenantID: p.TenantID, Model: p.RequestedModel, ServedModel: p.Model,
+				Provider: p.Provider, PromptTemplate: p.PromptTemplate, ExperimentID: p.ExperimentID, Arm: p.Arm, Kind: "conversion",
+				Value: float64(random.IntN(3) - 1), Timestamp: p.Timestamp.Add(time.Duration(random.IntN(1800)) * time.Second),
+			})
+		}
+	}
+	return outcomes
 }
 
 // number asks for one integer.

@@ -59,7 +59,7 @@ func (q SweepQuery) SQL() (string, []any) {
 		args = append(args, ch.Named("shards", q.Shards), ch.Named("shard", q.Shard))
 	}
 	return fmt.Sprintf(`SELECT
-  tenant_id, name, calls, input, output, cached, calls_5, input_5, output_5, cached_5, spend_last%s
+  tenant_id, name, calls, input, output, cached, calls_5, input_5, output_5, cached_5, untreated_calls, outcomes_all, outcomes_good, spend_last%s
 FROM (
   SELECT *%s
   FROM (
@@ -69,11 +69,12 @@ FROM (
       greatest(toFloat64(sumIf(cost_pico_usd, minute = {last:DateTime('UTC')})), toFloat64(sumIf(cost_pico_usd, minute = {current:DateTime('UTC')})) * {scale:Float64}) AS spend_last,
       toInt64(sumIf(requests, minute >= {w5:DateTime('UTC')})) AS calls_5, sumIf(input_tokens, minute >= {w5:DateTime('UTC')}) AS input_5,
       sumIf(output_tokens, minute >= {w5:DateTime('UTC')}) AS output_5, sumIf(cache_read_tokens, minute >= {w5:DateTime('UTC')}) AS cached_5,
+      toInt64(sumIf(requests, untreated)) AS untreated_calls, toInt64(sumIf(outcomes, untreated)) AS outcomes_all, toInt64(sumIf(good, untreated)) AS outcomes_good,
       arraySort(groupArrayArrayIf(arrayMap(c -> toInt16(c * 4 + shortest), cost_codes), untreated)) AS cost,
       arraySort(groupArrayArrayIf(arrayMap(c -> toInt16(c * 4 + shortest), quality_codes), untreated)) AS quality
     FROM (
       SELECT
-        minute, tenant_id, model, requests, input_tokens, output_tokens, cache_read_tokens, cost_pico_usd,
+        minute, tenant_id, model, requests, input_tokens, output_tokens, cache_read_tokens, cost_pico_usd, outcomes, good,
         cost_codes, quality_codes, arm != 'treated' AS untreated, multiIf(%s%d) AS shortest
       FROM sweep_1m
       WHERE minute >= {w%d:DateTime('UTC')} AND minute <= {current:DateTime('UTC')} AND cohort = 'production'%s
@@ -102,7 +103,8 @@ func (s *Store) Sweep(ctx context.Context, q SweepQuery) ([]detect.Observation, 
 	var o detect.Observation
 	dest := []any{
 		&o.Key.Tenant, &o.Key.Model, &o.Whole.Requests, &o.Whole.InputTokens, &o.Whole.OutputTokens, &o.Whole.CacheRead,
-		&o.Recent.Requests, &o.Recent.InputTokens, &o.Recent.OutputTokens, &o.Recent.CacheRead, &o.SpendLastPico,
+		&o.Recent.Requests, &o.Recent.InputTokens, &o.Recent.OutputTokens, &o.Recent.CacheRead,
+		&o.Outcomes.Calls, &o.Outcomes.All, &o.Outcomes.Good, &o.SpendLastPico,
 	}
 	for i := range row {
 		dest = append(dest, &row[i].costN, &row[i].cost, &row[i].qualityN, &row[i].quality)

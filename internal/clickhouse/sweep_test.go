@@ -49,7 +49,7 @@ func golden(t *testing.T, name, sql string, args []any) {
 }
 
 // observe is the sweep in plain Go over the same facts.
-func observe(spans []usage.Span, evaluations []usage.Quality, at time.Time) []detect.Observation {
+func observe(spans []usage.Span, evaluations []usage.Quality, at time.Time, outcomes ...usage.Outcome) []detect.Observation {
 	type sums struct {
 		detect.Observation
 		cost, quality [len(detect.Windows)][]int16
@@ -96,6 +96,7 @@ func observe(spans []usage.Span, evaluations []usage.Quality, at time.Time) []de
 			if p.Arm == usage.Treated {
 				continue
 			}
+			s.Outcomes.Calls++
 			if code, ok := kpi.CostCode(p.Cost); ok {
 				for w, n := range detect.Windows {
 					if inWindow(p.Timestamp, n) {
@@ -115,6 +116,20 @@ func observe(spans []usage.Span, evaluations []usage.Quality, at time.Time) []de
 				if q.Arm != usage.Treated && inWindow(q.Timestamp, n) {
 					s.quality[w] = append(s.quality[w], kpi.QualityCode(q.Score))
 				}
+			}
+		}
+	}
+	for i := range outcomes {
+		o := &outcomes[i]
+		if o.ExperimentID != "" || !inWindow(o.Timestamp, 15) {
+			continue
+		}
+		for _, s := range of(usage.Key{Tenant: o.TenantID, Model: o.Model}) {
+			if o.Arm == usage.Treated {
+				continue
+			}
+			if s.Outcomes.All++; o.Value > 0 {
+				s.Outcomes.Good++
 			}
 		}
 	}
@@ -149,11 +164,13 @@ func testSweep(t *testing.T, s *Store) {
 	for i, part := range slices.Collect(slices.Chunk(evaluations, 200)) {
 		require.NoError(t, s.InsertQuality(t.Context(), part, fmt.Sprint("q", i)))
 	}
+	outcomes := outcomesOf(random, spans)
+	require.NoError(t, s.InsertOutcomes(t.Context(), outcomes, "o"))
 	check := func() {
 		for _, at := range []time.Time{now, now.Truncate(time.Minute), now.Add(-30 * time.Second), now.Add(-7*time.Minute - 13*time.Second), now.Add(14 * time.Minute)} {
 			got, err := s.Sweep(t.Context(), SweepQuery{At: at, Shards: 1})
 			require.NoError(t, err)
-			require.Equal(t, observe(spans, evaluations, at), sorted(got), "at %s", at)
+			require.Equal(t, observe(spans, evaluations, at, outcomes...), sorted(got), "at %s", at)
 		}
 	}
 	check()

@@ -79,9 +79,10 @@ type Config struct {
 	PriceBook   string            `yaml:"price_book"`   // a file in place of the built-in book
 	StatusPages map[string]string `yaml:"status_pages"` // provider: address of its statuspage.io summary.json; none: those that the providers publish
 
-	Ingest     Listener   `yaml:"ingest"` // ingest and gateway share it
-	Spool      string     `yaml:"spool"`  // directory of acknowledged telemetry that is not stored yet
-	Tokens     []Token    `yaml:"tokens"` // to ingest and gateway; without any, only programs on loopback are let in
+	Ingest     Listener   `yaml:"ingest"`      // ingest and gateway share it
+	Spool      string     `yaml:"spool"`       // directory of acknowledged telemetry that is not stored yet
+	Tokens     []Token    `yaml:"tokens"`      // to ingest and gateway; without any, only programs on loopback are let in
+	TokensFile string     `yaml:"tokens_file"` // more of them, a list; read again when it changes
 	Console    Listener   `yaml:"console"`
 	Hosts      []string   `yaml:"hosts"` // names by which browsers address the console
 	ClickHouse ClickHouse `yaml:"clickhouse"`
@@ -94,10 +95,54 @@ type Listener struct {
 	Listen string `yaml:"listen"` // host:port
 }
 
-// Token lets a sender of telemetry in, and one without a tenant whoever asks the gateway too. Hash is the hex SHA-256 of the secret.
+// Token lets a sender of telemetry in, and one without a tenant whoever asks the gateway too. What is left
+// out of the limits and times does not limit.
 type Token struct {
-	Hash   string `yaml:"hash"`
-	Tenant string `yaml:"tenant"` // empty: trusted for all tenants
+	Name              string    `yaml:"name"`       // in logs and answers
+	Hash              string    `yaml:"hash"`       // the hex SHA-256 of the secret
+	NextHash          string    `yaml:"next_hash"`  // of a second secret, while it replaces the first
+	Tenant            string    `yaml:"tenant"`     // empty: trusted for all tenants
+	Scopes            []string  `yaml:"scopes"`     // spans, quality, outcomes, deployments, decide; left out: all telemetry, and everything where it is trusted for all
+	NotBefore         time.Time `yaml:"not_before"` // RFC 3339
+	Expires           time.Time `yaml:"expires"`
+	RequestsPerSecond float64   `yaml:"requests_per_second"`
+	RecordsPerSecond  float64   `yaml:"records_per_second"`
+	MaxBody           int64     `yaml:"max_body"` // bytes of one request after decompression
+}
+
+// LoadTokens reads the file of tokens: a list of them. An empty one is refused, since it would open ingest
+// to every program on this machine.
+func LoadTokens(path string) ([]Token, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the ingest tokens: %w", err)
+	}
+	var tokens []Token
+	decoder := yaml.NewDecoder(bytes.NewReader(raw))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&tokens); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(tokens) == 0 {
+		return nil, fmt.Errorf("%s: lists no token: see flyball token new", path)
+	}
+	if err := checkTokens(tokens); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return tokens, nil
+}
+
+func checkTokens(tokens []Token) error {
+	var errs []error
+	for i, t := range tokens {
+		if !tokenHash.MatchString(t.Hash) {
+			errs = append(errs, fmt.Errorf("tokens[%d].hash: want the 64 hex digits of the secret's SHA-256", i))
+		}
+		if t.NextHash != "" && !tokenHash.MatchString(t.NextHash) {
+			errs = append(errs, fmt.Errorf("tokens[%d].next_hash: want the 64 hex digits of the secret's SHA-256", i))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ClickHouse is where telemetry is stored.
@@ -223,8 +268,8 @@ func (c Config) Validate() error {
 	check(c.Spool != "", "spool: name a directory that survives restarts")
 	check(c.ClickHouse.Database != "", "clickhouse.database: name the database")
 	check(c.Temporal.Namespace != "", "temporal.namespace: name the namespace")
-	for i, t := range c.Tokens {
-		check(tokenHash.MatchString(t.Hash), "tokens[%d].hash: want the 64 hex digits of the secret's SHA-256", i)
+	if err := checkTokens(c.Tokens); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -35,8 +35,8 @@ func TestParseSaysEverythingThatIsWrong(t *testing.T) {
 		"doubled key": {"profile: demo\nprofile: demo\n", []string{"already defined"}},
 		"not YAML":    {"profile: [", []string{"yaml"}},
 		"many": {
-			"profile: fast\nspool: ''\nredis:\n  addr: localhost\nclickhouse:\n  url: db:8123\n  password: ${NOPE}\ntokens: [{hash: abc}]\n",
-			[]string{"NOPE is not set", `"fast" is neither`, "spool", "redis.addr", "clickhouse.url", "tokens[0].hash"},
+			"profile: fast\nspool: ''\nredis:\n  addr: localhost\nclickhouse:\n  url: db:8123\n  password: ${NOPE}\ntokens: [{hash: abc, next_hash: def}]\n",
+			[]string{"NOPE is not set", `"fast" is neither`, "spool", "redis.addr", "clickhouse.url", "tokens[0].hash", "tokens[0].next_hash"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

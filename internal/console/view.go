@@ -56,6 +56,7 @@ func evidenceOf(f detect.Facts) []Evidence {
 	add(f.SpendKnown, "Spend per minute", dollars(f.SpendPerMinute), dollars(f.SpendBaseline))
 	add(f.CompletionKnown, "Output per input token", fmt.Sprintf("%.2f", f.Completion), fmt.Sprintf("%.2f", f.CompletionBaseline))
 	add(f.CacheKnown, "Input read from cache", fmt.Sprintf("%.0f %%", f.CacheHit*100), fmt.Sprintf("%.0f %%", f.CacheBaseline*100))
+	add(f.OutcomeKnown, "Calls with a good outcome", fmt.Sprintf("%.1f %%", f.OutcomeRate*100), fmt.Sprintf("%.1f %%", f.OutcomeBaseline*100))
 	if f.CostSamples+f.QualitySamples > 0 {
 		list = append(list, Evidence{What: fmt.Sprintf("Samples in %d min", f.WindowMinutes), Now: fmt.Sprintf("%d costs, %d scores", f.CostSamples, f.QualitySamples)})
 	}

@@ -70,7 +70,39 @@ func Assemble(o Observation, b Baseline, min Minimums, active Level) Facts {
 			f.CacheBaseline = b.CacheHit
 		}
 	}
+	f.outcomes(o.Outcomes, b, min)
 	return f
+}
+
+// minGood is how many good outcomes the window must lead to expect: they are rare, and of fewer a fall
+// says nothing.
+const minGood = 20
+
+// outcomes compares good outcomes per call with their usual rate. A window without any outcome, good or
+// bad, says nothing: whoever reports them may have stopped. Outcomes come later than their calls, so that
+// calls beyond the usual number have none yet and are left out.
+func (f *Facts) outcomes(o Outcomes, b Baseline, min Minimums) {
+	calls := float64(o.Calls)
+	if b.OutcomeBucketN > 0 {
+		calls = math.Min(calls, b.OutcomeBucketN)
+	}
+	if o.All == 0 || b.OutcomeBuckets < min.Buckets || b.OutcomeRate*calls < minGood {
+		return
+	}
+	f.OutcomeKnown = true
+	f.OutcomeSamples = o.All
+	f.OutcomeRate, f.OutcomeBaseline = float64(o.Good)/calls, b.OutcomeRate
+	f.OutcomeSigmas = (b.OutcomeRate - f.OutcomeRate) / OutcomeNoise(b, calls)
+}
+
+// OutcomeNoise is the standard deviation to expect of the rate of good outcomes among a number of calls when
+// nothing has changed: a Poisson count's, beside what differs from bucket to bucket beyond that.
+func OutcomeNoise(b Baseline, calls float64) float64 {
+	between := b.OutcomeDev * (1 + 3/float64(max(b.OutcomeBuckets, 1)))
+	if b.OutcomeBucketN > 0 {
+		between = math.Sqrt(math.Max(between*between-b.OutcomeRate/b.OutcomeBucketN, 0))
+	}
+	return math.Max(math.Hypot(between, math.Sqrt(b.OutcomeRate/calls)), minNoise*b.OutcomeRate)
 }
 
 // choose returns the indexes of the windows for cost and quality, −1 where no window has enough.

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -94,4 +95,72 @@ func TestAssembleWithoutBaselineKnowsNothing(t *testing.T) {
 			require.False(t, math.IsNaN(v) || math.IsInf(v, 0))
 		}
 	})
+}
+
+func TestOutcomeRate(t *testing.T) {
+	t.Parallel()
+	b := usual
+	b.OutcomeBuckets, b.OutcomeRate, b.OutcomeDev, b.OutcomeBucketN = 100, 0.1, 0.005, 4500
+	f := Assemble(Observation{Outcomes: Outcomes{Calls: 4500, All: 400, Good: 270}}, b, DefaultMinimums, None)
+	require.True(t, f.OutcomeKnown)
+	require.EqualValues(t, 400, f.OutcomeSamples)
+	require.InDelta(t, 0.06, f.OutcomeRate, 1e-12)
+	require.InDelta(t, 0.1, f.OutcomeBaseline, 1e-12)
+	// By hand: of the buckets' deviation 0.005 × 1.03 a Poisson count explains √(0.1/4500), and so much again is this window's.
+	between := math.Sqrt(math.Pow(0.005*1.03, 2) - 0.1/4500)
+	require.InDelta(t, 0.04/math.Hypot(between, math.Sqrt(0.1/4500)), f.OutcomeSigmas, 1e-9)
+
+	for name, tc := range map[string]struct {
+		o     Outcomes
+		b     func(*Baseline)
+		known bool
+		rate  float64
+	}{
+		"no outcome at all is no data":               {o: Outcomes{Calls: 4500}},
+		"all bad is data":                            {o: Outcomes{Calls: 4500, All: 1}, known: true},
+		"fewer than 20 to expect":                    {o: Outcomes{Calls: 199, All: 5, Good: 1}},
+		"twenty to expect":                           {o: Outcomes{Calls: 200, All: 5, Good: 1}, known: true, rate: 0.005},
+		"no call":                                    {o: Outcomes{All: 5, Good: 5}},
+		"too few buckets":                            {o: Outcomes{Calls: 4500, All: 400, Good: 270}, b: func(b *Baseline) { b.OutcomeBuckets = 11 }},
+		"a baseline of nothing":                      {o: Outcomes{Calls: 4500, All: 400, Good: 270}, b: func(b *Baseline) { b.OutcomeRate = 0 }},
+		"calls that had no time to lead to anything": {o: Outcomes{Calls: 45_000, All: 450, Good: 450}, known: true, rate: 0.1},
+	} {
+		b := b
+		if tc.b != nil {
+			tc.b(&b)
+		}
+		f := Assemble(Observation{Outcomes: tc.o}, b, DefaultMinimums, None)
+		require.Equal(t, tc.known, f.OutcomeKnown, name)
+		require.InDelta(t, tc.rate, f.OutcomeRate, 1e-12, name)
+		require.False(t, math.IsNaN(f.OutcomeSigmas) || math.IsInf(f.OutcomeSigmas, 0), name)
+	}
+}
+
+// TestOutcomeNoise draws quiet windows and counts how many a rule at five deviations would take for a fall.
+func TestOutcomeNoise(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, calls := range []int{250, 1000, 5000} {
+		b := usual
+		b.OutcomeBuckets, b.OutcomeRate, b.OutcomeBucketN = 100, 0.1, float64(calls)
+		b.OutcomeDev = math.Sqrt(0.1 / float64(calls))
+		falls := 0
+		var squares float64
+		const windows = 20_000
+		for range windows {
+			good := int64(0)
+			for range calls {
+				if random.Float64() < b.OutcomeRate {
+					good++
+				}
+			}
+			f := Assemble(Observation{Outcomes: Outcomes{Calls: int64(calls), All: good + 1, Good: good}}, b, DefaultMinimums, None)
+			squares += f.OutcomeSigmas * f.OutcomeSigmas
+			if f.OutcomeSigmas > 5 && f.OutcomeRate < 0.7*f.OutcomeBaseline {
+				falls++
+			}
+		}
+		require.Zero(t, falls)
+		require.InDelta(t, 0.92, math.Sqrt(squares/windows), 0.05, "%d calls: deviations are what they say", calls)
+	}
 }

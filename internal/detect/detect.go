@@ -52,12 +52,21 @@ type Volume struct {
 	CacheRead    int64 `json:"cache_read_tokens"`
 }
 
+// Outcomes count what calls led to in a window, of untreated traffic. The outcomes are those that happened
+// in it, whenever their calls were.
+type Outcomes struct {
+	Calls int64 `json:"calls"`
+	All   int64 `json:"all"`
+	Good  int64 `json:"good"`
+}
+
 // Observation is one key at one tick, as the sweep query returns it.
 type Observation struct {
 	Key           usage.Key            `json:"key"`
 	Windows       [len(Windows)]Window `json:"windows"`
 	Recent        Volume               `json:"recent"`          // in the 5-minute window
 	Whole         Volume               `json:"whole"`           // in the 15-minute window
+	Outcomes      Outcomes             `json:"outcomes"`        // in the 15-minute window
 	SpendLastPico float64              `json:"spend_last_pico"` // spend a minute now: the last whole one's, or the partial one's pace if that is more (see SpendScale)
 }
 
@@ -93,6 +102,10 @@ type Baseline struct {
 	RequestsPerMin float64   `json:"requests_per_minute"`
 	Completion     float64   `json:"completion_ratio"` // output / input tokens; 0 when unknown
 	CacheHit       float64   `json:"cache_hit_rate"`
+	OutcomeBuckets int       `json:"outcome_buckets"`  // those with outcomes of untreated calls
+	OutcomeRate    float64   `json:"outcome_rate"`     // weighted median of good outcomes per untreated call
+	OutcomeDev     float64   `json:"outcome_dev"`      // 1.4826 × weighted MAD of the buckets' rates
+	OutcomeBucketN float64   `json:"outcome_bucket_n"` // median untreated calls per bucket
 }
 
 // Facts are what alert.yaml sees of one key at one tick; the cel tags are its variable names. A
@@ -133,6 +146,12 @@ type Facts struct {
 	CacheKnown    bool    `cel:"cache_known" json:"cache_known"`
 	CacheHit      float64 `cel:"cache_hit_rate" json:"cache_hit_rate"`
 	CacheBaseline float64 `cel:"cache_hit_baseline" json:"cache_hit_baseline"`
+
+	OutcomeKnown    bool    `cel:"outcome_known" json:"outcome_known"`
+	OutcomeSamples  int64   `cel:"outcome_samples" json:"outcome_samples"`
+	OutcomeRate     float64 `cel:"outcome_rate" json:"outcome_rate"` // good outcomes per call
+	OutcomeBaseline float64 `cel:"outcome_baseline" json:"outcome_baseline"`
+	OutcomeSigmas   float64 `cel:"outcome_sigmas" json:"outcome_sigmas"` // positive: below the baseline
 }
 
 // Verdict is what the policy says of Facts.

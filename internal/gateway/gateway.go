@@ -28,11 +28,14 @@ type Flags interface {
 	Subscribe(ctx context.Context, changed func()) error
 }
 
+// SampleRate is the share of a key's calls of a task to score while no flag asks for more, and the rule that says so.
+type SampleRate func(key usage.Key, task string) (rate float64, rule string)
+
 // Options is all that a gateway needs; every field is required.
 type Options struct {
 	Flags      Flags
 	Prices     *pricing.Book
-	SampleRate func(usage.Key) float64 // share of a key's calls to score while no flag asks for more
+	SampleRate SampleRate
 	Logger     *slog.Logger
 	Now        func() time.Time
 }

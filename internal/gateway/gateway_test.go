@@ -57,7 +57,7 @@ func book(t testing.TB) *pricing.Book {
 
 func options(t testing.TB, flags gateway.Flags) gateway.Options {
 	return gateway.Options{
-		Flags: flags, Prices: book(t), SampleRate: func(usage.Key) float64 { return 0 },
+		Flags: flags, Prices: book(t), SampleRate: func(usage.Key, string) (float64, string) { return 0, "none" },
 		Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 	}
 }
@@ -287,22 +287,31 @@ func TestPace(t *testing.T) {
 
 func TestSampling(t *testing.T) {
 	o := options(t, &fixed{flags: []routing.Flag{route(0.1)}})
-	o.SampleRate = func(k usage.Key) float64 {
-		if k.Model == "valued" {
-			return 1
+	raised := route(0)
+	raised.Kind, raised.Key.Model, raised.Value, raised.Share = routing.Sampling, "watched", "", 1
+	o.Flags = &fixed{flags: []routing.Flag{route(0.1), raised}}
+	now := time.Now().UTC()
+	o.Now = func() time.Time { return now }
+	o.SampleRate = func(k usage.Key, task string) (float64, string) {
+		if k.Model == "valued" || task == "triage" {
+			return 1, "high-value"
 		}
-		return 0
+		return 0, "batch"
 	}
 	h := run(t, o)
 	eventually(t, "the flag is not obeyed", func() bool { return decide(t, h)["arm"] != "none" })
+	until := now.Add(10 * time.Second).Format(time.RFC3339Nano)
 	for target, want := range map[string]string{
-		"/v1/sampling?tenant=org_42&model=other&trace_id=t":  `{"sampled":false,"rate":0}`,
-		"/v1/sampling?tenant=org_42&model=valued&trace_id=t": `{"sampled":true,"rate":1}`,
-		"/v1/sampling?tenant=org_42&model=big&trace_id=t":    `{"sampled":true,"rate":1}`,
+		"/v1/sampling?tenant=org_42&model=other&trace_id=t":             `{"sampled":false,"rate":0,"reason":"batch"`,
+		"/v1/sampling?tenant=org_42&model=other&trace_id=t&task=triage": `{"sampled":true,"rate":1,"reason":"high-value"`,
+		"/v1/sampling?tenant=org_42&model=valued&trace_id=t":            `{"sampled":true,"rate":1,"reason":"high-value"`,
+		"/v1/sampling?tenant=org_42&model=big&trace_id=t":               `{"sampled":true,"rate":1,"reason":"flag: route"`,
+		"/v1/sampling?tenant=org_42&model=watched&trace_id=t":           `{"sampled":true,"rate":1,"reason":"flag: sampling"`,
 	} {
 		w := call(h, "GET", target, "")
 		require.Equal(t, http.StatusOK, w.Code)
-		require.JSONEq(t, want, w.Body.String(), target)
+		require.JSONEq(t, want+`,"valid_until":"`+until+`"}`, w.Body.String(), target)
+		require.Equal(t, "private, max-age=10", w.Header().Get("Cache-Control"))
 	}
 	w := call(h, "GET", "/v1/sampling?tenant=org_42&model=big", "")
 	require.Equal(t, http.StatusBadRequest, w.Code)

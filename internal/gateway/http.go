@@ -116,23 +116,34 @@ func checkName(field, value string, required bool) error {
 
 // sampling is the body of GET /v1/sampling.
 type sampling struct {
-	Sampled bool    `json:"sampled"`
-	Rate    float64 `json:"rate"`
+	Sampled    bool      `json:"sampled"`
+	Rate       float64   `json:"rate"`
+	Reason     string    `json:"reason"`      // the rule of sampling.yaml, or "flag: " and the kind of the flag that raised it
+	ValidUntil time.Time `json:"valid_until"` // the rate may change after
 }
+
+// samplingValid is how long an evaluator may go by a rate before it asks again: an incident that
+// raises it should not wait for scores.
+const samplingValid = 10 * time.Second
 
 func (g *Gateway) sampling(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
-	for _, field := range []string{"tenant", "model", "trace_id"} {
-		if err := checkName(field, query.Get(field), true); err != nil {
+	for _, field := range []string{"tenant", "model", "trace_id", "task"} {
+		if err := checkName(field, query.Get(field), field != "task"); err != nil {
 			refuse(w, err)
 			return
 		}
 	}
 	now := g.o.Now()
 	key := usage.Key{Tenant: query.Get("tenant"), Model: query.Get("model")}
-	sampled, rate := routing.Sampled(g.snapshot.Load(), key, query.Get("trace_id"), g.o.SampleRate(key), now)
+	classRate, reason := g.o.SampleRate(key, query.Get("task"))
+	sampled, rate, raisedBy := routing.Sampled(g.snapshot.Load(), key, query.Get("trace_id"), classRate, now)
+	if raisedBy != "" {
+		reason = "flag: " + string(raisedBy)
+	}
 	g.markStale(w.Header(), now)
-	reply(w, http.StatusOK, sampling{sampled, rate})
+	w.Header().Set("Cache-Control", fmt.Sprintf("private, max-age=%d", int(samplingValid.Seconds())))
+	reply(w, http.StatusOK, sampling{sampled, rate, reason, now.Add(samplingValid).UTC()})
 }
 
 // obeyed is the body of GET /v1/flags.

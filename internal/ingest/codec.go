@@ -15,13 +15,23 @@ type kind byte
 
 const (
 	kindSpan       kind = 1
-	kindQuality    kind = 2
 	kindDeployment kind = 3
-	kindWaiting    kind = 4 // a quality event that waits for its span
-	kindReleased   kind = 7 // a quality event that waited: its id as sent, then the event
-	kindSeen       kind = 5 // in summaries: ids and what the span's dimensions were
-	kindDimensions kind = 6 // in summaries: dimensions that later records of the file refer to
+	kindSeen       kind = 5  // in summaries: ids and what the span's dimensions were
+	kindQuality    kind = 8  // a quality event
+	kindOutcome    kind = 9  // an outcome
+	kindWaiting    kind = 10 // an event that waits for its span: its kind, then the event
+	kindReleased   kind = 11 // an event that was joined to its span: its id as sent, its kind, then the event
+	kindDimensions kind = 12 // in summaries: dimensions that later records of the file refer to
+
+	// No longer written, still read: from before scores and dimensions knew the served model and the provider.
+	kindQuality1    kind = 2
+	kindWaiting1    kind = 4
+	kindDimensions1 kind = 6
+	kindReleased1   kind = 7
 )
+
+// waits reports whether a record is not for the sink yet.
+func (k kind) waits() bool { return k == kindWaiting || k == kindWaiting1 }
 
 // appendRecord frames one record: its kind, its length, its body in parts.
 func appendRecord(to []byte, k kind, size int, parts ...[]byte) []byte {
@@ -213,8 +223,8 @@ func (r *reader) span(s *usage.Span) {
 	s.Tags = r.strings()
 }
 
-func encodeQuality(q *usage.Quality) []byte {
-	var w writer
+func appendQuality(to []byte, q *usage.Quality) []byte {
+	w := writer(to)
 	for _, text := range [...]string{
 		q.ID, q.TraceID, q.SpanID, q.TenantID, q.Model, q.PromptTemplate,
 		q.ExperimentID, string(q.Arm), q.Evaluator, q.EvaluatorVersion, q.Kind,
@@ -224,10 +234,18 @@ func encodeQuality(q *usage.Quality) []byte {
 	w.float(q.Score)
 	w.float(q.Confidence)
 	w.time(q.Timestamp)
+	w.string(q.ServedModel)
+	w.string(q.Provider)
 	return w
 }
 
 func (r *reader) quality(q *usage.Quality) {
+	r.quality1(q)
+	q.ServedModel, q.Provider = r.string(), r.string()
+}
+
+// quality1 reads a quality event as it was before it knew the served model and the provider.
+func (r *reader) quality1(q *usage.Quality) {
 	q.ID, q.TraceID, q.SpanID = r.unique(), r.unique(), r.unique()
 	for _, text := range [...]*string{
 		&q.TenantID, &q.Model, &q.PromptTemplate,
@@ -236,6 +254,30 @@ func (r *reader) quality(q *usage.Quality) {
 		*text = r.string()
 	}
 	q.Score, q.Confidence, q.Timestamp = r.float(), r.float(), r.time()
+}
+
+func appendOutcome(to []byte, o *usage.Outcome) []byte {
+	w := writer(to)
+	for _, text := range [...]string{
+		o.ID, o.TraceID, o.SpanID, o.TenantID, o.Model, o.ServedModel, o.Provider,
+		o.PromptTemplate, o.ExperimentID, string(o.Arm), o.Kind,
+	} {
+		w.string(text)
+	}
+	w.float(o.Value)
+	w.time(o.Timestamp)
+	return w
+}
+
+func (r *reader) outcome(o *usage.Outcome) {
+	o.ID, o.TraceID, o.SpanID = r.unique(), r.unique(), r.unique()
+	for _, text := range [...]*string{
+		&o.TenantID, &o.Model, &o.ServedModel, &o.Provider,
+		&o.PromptTemplate, &o.ExperimentID, (*string)(&o.Arm), &o.Kind,
+	} {
+		*text = r.string()
+	}
+	o.Value, o.Timestamp = r.float(), r.time()
 }
 
 func appendDeployment(to []byte, d *usage.Deployment) []byte {

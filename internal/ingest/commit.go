@@ -16,6 +16,7 @@ const (
 	frameBytes  = 1 << 20
 	commitBytes = 32 << 20
 	housekeep   = time.Minute
+	attend      = 500 * time.Millisecond // how often those that wait are looked after
 )
 
 // errBusy and errFull are why accepting fails for now; the handlers map them to status codes.
@@ -25,13 +26,13 @@ var (
 	errClosed = errors.New("ingest is shutting down")
 )
 
-// unit is a record of a request, kept or dropped whole: a span with the quality inside it, a quality
-// event or a deployment.
+// unit is a record of a request, kept or dropped whole: a span with the quality inside it, an event or a
+// deployment.
 type unit struct {
 	index int // in the request
 	kind  kind
 	id    id
-	body  slice // encoded; quality events are encoded when they are joined
+	body  slice // encoded; events are encoded when they are joined
 
 	trace, any id // a span's traces, in its tenant and in any
 	dims       dimensions
@@ -39,7 +40,7 @@ type unit struct {
 	incomplete bool
 	dropped    bool // by the committer: it had been accepted before
 
-	quality *usage.Quality // a quality event, or the one inside a span
+	event event // an event, or the one inside a span
 }
 
 // slice is a part of a request's buffer.
@@ -75,8 +76,8 @@ func (r *request) addSpan(index int, s *usage.Span, q *usage.Quality) {
 		u.unpriced = s.Model
 	}
 	if q != nil {
-		event := *q
-		u.quality = &event
+		score := *q
+		u.event = scoreEvent{&score}
 	}
 	from := len(r.buf)
 	r.buf = appendSpan(r.buf, s)
@@ -85,8 +86,17 @@ func (r *request) addSpan(index int, s *usage.Span, q *usage.Quality) {
 }
 
 func (r *request) addQuality(index int, q *usage.Quality) {
-	event := *q
-	r.units = append(r.units, unit{index: index, kind: kindQuality, id: qualityID(q), quality: &event})
+	score := *q
+	r.addEvent(index, scoreEvent{&score})
+}
+
+func (r *request) addOutcome(index int, o *usage.Outcome) {
+	outcome := *o
+	r.addEvent(index, outcomeEvent{&outcome})
+}
+
+func (r *request) addEvent(index int, e event) {
+	r.units = append(r.units, unit{index: index, id: e.identity(), event: e})
 }
 
 func (r *request) addDeployment(index int, d *usage.Deployment) {
@@ -127,14 +137,26 @@ func (i *Ingest) submit(ctx context.Context, req *request) error {
 // serve all requests that have come meanwhile.
 func (i *Ingest) commits() {
 	defer close(i.stopped)
-	tick := time.NewTicker(housekeep)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer func() {
+		if cancel(); i.asking {
+			<-i.answers
+		}
+	}()
+	tick, often := time.NewTicker(housekeep), time.NewTicker(attend)
 	defer tick.Stop()
+	defer often.Stop()
 	for {
 		select {
 		case <-i.closing:
 			return
 		case <-tick.C:
+			i.forgetSummaries()
+		case <-often.C:
 			i.expire()
+			i.ask(ctx, i.opt.Now())
+		case answer := <-i.answers:
+			i.answered(answer)
 		case first := <-i.queue:
 			group, size := []*request{first}, len(first.buf)
 			for len(i.queue) > 0 && size < commitBytes {
@@ -224,7 +246,7 @@ func (c *commit) record(k kind, parts ...[]byte) {
 	}
 	c.buf = appendRecord(c.buf, k, size, parts...)
 	c.frameRows++
-	if k != kindWaiting {
+	if !k.waits() {
 		c.rows++
 	}
 	if c.frameRows >= frameRows || len(c.buf)-c.began >= frameBytes {
@@ -269,7 +291,7 @@ func (c *commit) undo() {
 		c.lounge.leave(w)
 	}
 	for _, w := range c.left {
-		c.lounge.restore(w)
+		c.lounge.enter(w)
 	}
 }
 
@@ -284,11 +306,8 @@ func (c *commit) remember(k id, d dimensions) bool {
 }
 
 func (c *commit) unit(req *request, u *unit) {
-	switch u.kind {
-	case kindQuality:
-		c.quality(req, u)
-		return
-	case kindSpan:
+	switch {
+	case u.kind == kindSpan:
 		if !c.remember(u.id, u.dims) {
 			req.duplicates++
 			u.dropped = true
@@ -299,10 +318,13 @@ func (c *commit) unit(req *request, u *unit) {
 		if u.any != (id{}) {
 			c.remember(u.any, u.dims)
 		}
-		if u.quality != nil && c.remember(qualityID(u.quality), dimensions{}) {
-			c.record(kindQuality, encodeQuality(u.quality))
+		if u.event != nil && c.remember(u.event.identity(), dimensions{}) {
+			c.event(u.event)
 		}
 		c.release(u)
+	case u.event != nil:
+		c.join(req, u)
+		return
 	default:
 		if !c.remember(u.id, dimensions{}) {
 			req.duplicates++
@@ -313,42 +335,43 @@ func (c *commit) unit(req *request, u *unit) {
 	req.accepted++
 }
 
+func (c *commit) event(e event) {
+	k, body := e.encode()
+	c.record(k, body)
+}
+
 // release lets the events go that waited for this span or its trace.
 func (c *commit) release(u *unit) {
 	for _, awaited := range [...]id{u.id, u.trace, u.any} {
-		for _, w := range c.lounge.leaveAll(awaited) {
-			event := w.event
-			fill(&event, u.dims)
-			c.released(w, &event)
+		for _, w := range c.lounge.waitingFor(awaited) {
+			c.released(w, filled(w.event, u.dims))
 		}
 	}
 }
 
-func (c *commit) released(w *waiting, event *usage.Quality) {
+// released writes down an event that waits no more.
+func (c *commit) released(w *waiting, e event) {
+	c.lounge.leave(w)
 	c.left = append(c.left, w)
-	c.record(kindReleased, w.id[:], encodeQuality(event))
+	c.joined(w.id, e)
 }
 
-// awaitedBy is what an event's dimensions come from: its span, or the first span of its trace when it
-// does not name the span or the tenant.
-func awaitedBy(q *usage.Quality) id {
-	if q.SpanID != "" && q.TenantID != "" {
-		return spanID(q.TenantID, q.TraceID, q.SpanID)
-	}
-	return traceID(q.TenantID, q.TraceID)
+// joined writes down an event behind the id that it was sent with.
+func (c *commit) joined(sent id, e event) {
+	k, body := e.encode()
+	c.record(kindReleased, sent[:], []byte{byte(k)}, body)
 }
 
-// quality stores an event with the dimensions of its span: as sent, as remembered, or later.
-func (c *commit) quality(req *request, u *unit) {
-	q := u.quality
+// join stores an event with the dimensions of its span: as sent, as remembered, or later.
+func (c *commit) join(req *request, u *unit) {
 	if _, known := c.memory.find(u.id); known {
 		req.duplicates++
 		return
 	}
-	awaits := awaitedBy(q)
-	dims, joined := c.memory.find(awaits)
-	incomplete := q.TenantID == "" || q.Model == ""
-	if incomplete && !joined && len(c.lounge.byID) >= c.opt.MaxWaiting {
+	about := u.event.subject()
+	dims, joined := c.memory.find(about.awaits())
+	full := len(c.lounge.byID) >= c.opt.MaxWaiting
+	if !joined && full && !about.described() {
 		req.refused = append(req.refused, refusal{
 			u.index, "trace_id",
 			"its span is not known yet and too many events wait for theirs: send tenant_id and model, or try again later",
@@ -357,36 +380,49 @@ func (c *commit) quality(req *request, u *unit) {
 	}
 	c.remember(u.id, dimensions{})
 	req.accepted++
-	if incomplete && !joined {
-		w := &waiting{id: u.id, awaits: awaits, since: c.at, event: *q}
+	if !joined && !full {
+		w := newWaiting(u.event, c.at)
 		c.lounge.enter(w)
 		c.entered = append(c.entered, w)
-		c.record(kindWaiting, encodeQuality(q))
+		k, body := u.event.encode()
+		c.record(kindWaiting, []byte{byte(k)}, body)
 		return
 	}
-	if joined && (incomplete || q.Model == dims.Model) {
-		fill(q, dims)
+	if joined {
+		about.fill(dims)
 	}
-	c.record(kindQuality, encodeQuality(q))
+	if u.event.identity() != u.id { // it has its tenant from its span: a retry must be known after a restart too
+		c.joined(u.id, u.event)
+		return
+	}
+	c.event(u.event)
 }
 
-// expire stores the events whose span did not come in time as they are.
+// expire stores the events that have waited long enough as they are.
 func (i *Ingest) expire() {
-	late := i.lounge.expired(i.opt.Now().Add(-remember))
-	if len(late) > 0 {
-		c := i.begin()
-		for _, w := range late {
-			c.lounge.leave(w)
-			c.released(w, &w.event)
-		}
-		c.expired = int64(len(late))
-		err := c.write()
-		i.end()
-		if err != nil {
-			i.log.Error("store quality events whose span never came", "events", len(late), "error", err)
-			return
-		}
-		i.log.Warn("stored quality events whose span never came", "events", len(late))
+	now := i.opt.Now()
+	if now.Before(i.pause) {
+		return
 	}
-	i.forgetSummaries()
+	late := i.lounge.those(func(w *waiting) bool { return w.over(now, i.opt.Lookup != nil) })
+	if len(late) == 0 {
+		return
+	}
+	c := i.begin()
+	for _, w := range late {
+		if !w.event.subject().described() {
+			c.expired++
+		}
+		c.released(w, w.event)
+	}
+	lost := c.expired
+	err := c.write()
+	i.end()
+	switch {
+	case err != nil:
+		i.pause = now.Add(housekeep)
+		i.log.Error("store events whose span did not come", "events", len(late), "error", err)
+	case lost > 0:
+		i.log.Warn("stored events whose span never came", "events", lost)
+	}
 }

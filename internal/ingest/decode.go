@@ -63,6 +63,8 @@ var (
 	tokenFields   = index("prompt", "completion", "cached", "cache_write_5m", "cache_write_1h", "reasoning")
 	qualityFields = index("id", "trace_id", "span_id", "tenant_id", "model", "prompt_template_version",
 		"experiment_id", "arm", "evaluator", "evaluator_version", "score", "confidence", "kind", "timestamp")
+	outcomeFields = index("id", "trace_id", "span_id", "tenant_id", "model", "prompt_template_version",
+		"experiment_id", "arm", "kind", "value", "timestamp")
 	deploymentFields = index("id", "service", "tenant_id", "model", "prompt_template_version",
 		"previous", "version", "by", "timestamp")
 )
@@ -288,6 +290,7 @@ func (d *decoder) completeEmbedded(q *usage.Quality, s *usage.Span) error {
 	}
 	q.TraceID, q.SpanID, q.TenantID, q.Model = s.TraceID, s.SpanID, s.TenantID, s.RequestedModel
 	q.PromptTemplate, q.ExperimentID, q.Arm = s.PromptTemplate, s.ExperimentID, s.Arm
+	q.ServedModel, q.Provider = s.Model, s.Provider
 	if q.ID == "" {
 		q.ID = strings.Join([]string{s.TraceID, s.SpanID, q.Evaluator}, "/")
 	}
@@ -375,6 +378,66 @@ func (d *decoder) qualityEvent(q *usage.Quality) error {
 		return err
 	}
 	return d.owner(&q.TenantID, false)
+}
+
+// usualValue is what an outcome of a kind is worth when its value is left out.
+var usualValue = map[string]float64{"conversion": 1, "retention": 1, "ticket": -1, "escalation": -1}
+
+// outcome reads one outcome. NaN stands for a value that was not there.
+func (d *decoder) outcome(o *usage.Outcome) error {
+	*o = usage.Outcome{Value: math.NaN(), Arm: usage.None}
+	err := d.record(outcomeFields, func(name []byte) (err error) {
+		switch string(name) {
+		case "id":
+			return d.unique(&o.ID)
+		case "trace_id":
+			return d.unique(&o.TraceID)
+		case "span_id":
+			return d.unique(&o.SpanID)
+		case "tenant_id":
+			return d.name(&o.TenantID)
+		case "model":
+			return d.name(&o.Model)
+		case "prompt_template_version":
+			return d.name(&o.PromptTemplate)
+		case "experiment_id":
+			return d.name(&o.ExperimentID)
+		case "arm":
+			return d.arm(&o.Arm)
+		case "kind":
+			return d.name(&o.Kind)
+		case "value":
+			if d.null() {
+				return nil
+			}
+			o.Value, err = d.float(-usage.MaxOutcome, usage.MaxOutcome)
+			return err
+		case "timestamp":
+			return d.time(&o.Timestamp)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.ID == "":
+		return wrongField("id", "is missing: a retry is known by it")
+	case o.TraceID == "":
+		return wrongField("trace_id", "is missing")
+	case o.Kind == "":
+		return wrongField("kind", "is missing: conversion, ticket, retention, escalation or a name of your own")
+	case o.Timestamp.IsZero():
+		return wrongField("timestamp", "is missing")
+	}
+	if math.IsNaN(o.Value) {
+		value, usual := usualValue[o.Kind]
+		if !usual {
+			return wrongField("value", "is missing: it may be left out of a conversion, retention (1), ticket or escalation (-1) alone, not of %.32q", o.Kind)
+		}
+		o.Value = value
+	}
+	return d.owner(&o.TenantID, false)
 }
 
 // deployment reads one deployment.

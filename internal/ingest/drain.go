@@ -22,8 +22,9 @@ type batch struct {
 	rows        int64
 	spans       []usage.Span
 	quality     []usage.Quality
+	outcomes    []usage.Outcome
 	deployments []usage.Deployment
-	done        [3]bool // which of the inserts have happened
+	done        [4]bool // which of the inserts have happened
 }
 
 // Run drains the spool into the sink until ctx ends. It is the only inserter of its spool. It fails
@@ -187,16 +188,29 @@ func (b *batch) add(records []byte, names map[string]string) error {
 			in.span(&b.spans[len(b.spans)-1])
 		case kindReleased:
 			in.id()
+			e, err := in.nested()
+			return b.addEvent(e, err)
+		case kindReleased1:
+			in.id()
 			fallthrough
-		case kindQuality:
-			b.quality = append(b.quality, usage.Quality{})
-			in.quality(&b.quality[len(b.quality)-1])
+		case kindQuality, kindQuality1, kindOutcome:
+			return b.addEvent(in.event(k))
 		case kindDeployment:
 			b.deployments = append(b.deployments, usage.Deployment{})
 			in.deployment(&b.deployments[len(b.deployments)-1])
 		}
 		return in.err
 	})
+}
+
+func (b *batch) addEvent(e event, err error) error {
+	switch e := e.(type) {
+	case scoreEvent:
+		b.quality = append(b.quality, *e.Quality)
+	case outcomeEvent:
+		b.outcomes = append(b.outcomes, *e.Outcome)
+	}
+	return err
 }
 
 // insert hands a batch to the sink, again and again until it takes it or ctx ends.
@@ -223,6 +237,7 @@ func (i *Ingest) try(ctx context.Context, b *batch) error {
 	}{
 		{len(b.spans), func() error { return i.opt.Sink.InsertSpans(ctx, b.spans, token+":spans") }},
 		{len(b.quality), func() error { return i.opt.Sink.InsertQuality(ctx, b.quality, token+":quality") }},
+		{len(b.outcomes), func() error { return i.opt.Sink.InsertOutcomes(ctx, b.outcomes, token+":outcomes") }},
 		{len(b.deployments), func() error { return i.opt.Sink.InsertDeployments(ctx, b.deployments, token+":deployments") }},
 	} {
 		if b.done[n] || insert.rows == 0 {

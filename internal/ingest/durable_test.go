@@ -106,6 +106,7 @@ func TestQualityFindsItsSpan(t *testing.T) {
 	t.Parallel()
 	full := func(q usage.Quality) usage.Quality {
 		q.TenantID, q.Model, q.PromptTemplate, q.Arm, q.Kind = "org", "gpt-4o", "v1", usage.Treated, "judge"
+		q.ServedModel, q.Provider = "gpt-4o", "openai"
 		return q
 	}
 	for _, tc := range []struct {

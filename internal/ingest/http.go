@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"mime"
 	"net/http"
 	"slices"
@@ -51,10 +52,10 @@ func refuseAll(status int, format string, args ...any) error {
 	return &statusError{status: status, err: fmt.Errorf(format, args...)}
 }
 
-// serve answers requests whose bodies decode reads.
-func (i *Ingest) serve(decode func(*decoder, *request, *answer)) http.HandlerFunc {
+// serve answers requests whose bodies decode reads, of senders whose token has the scope.
+func (i *Ingest) serve(scope Scope, decode func(*decoder, *request, *answer)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		a, err := i.take(r, decode)
+		a, err := i.take(r, scope, decode)
 		w.Header().Set("Content-Type", "application/json")
 		if err != nil {
 			s := statusOf(err)
@@ -91,13 +92,25 @@ func statusOf(err error) *statusError {
 	return &statusError{http.StatusServiceUnavailable, 1, err}
 }
 
-func (i *Ingest) take(r *http.Request, decode func(*decoder, *request, *answer)) (*answer, error) {
-	tenant, err := i.door.Admit(r)
-	switch {
-	case errors.Is(err, ErrNoToken):
-		return nil, refuseAll(http.StatusUnauthorized, "%w", err)
-	case err != nil:
-		return nil, refuseAll(http.StatusForbidden, "%w", err)
+// admitted lets a request in, or says why not.
+func (i *Ingest) admitted(r *http.Request, scope Scope) (*Caller, error) {
+	caller, err := i.opt.Door.Admit(r, scope, i.opt.Now())
+	if err == nil {
+		return caller, nil
+	}
+	status, retry := StatusOf(err)
+	if status == http.StatusTooManyRequests {
+		caller.key.complain.Do(func() {
+			i.log.Warn("a sender is at its limit", "token", caller.Name, "tenant", caller.Tenant, "error", err)
+		})
+	}
+	return nil, &statusError{status, int(math.Ceil(retry.Seconds())), err}
+}
+
+func (i *Ingest) take(r *http.Request, scope Scope, decode func(*decoder, *request, *answer)) (*answer, error) {
+	caller, err := i.admitted(r, scope)
+	if err != nil {
+		return nil, err
 	}
 	if err := checkType(r.Header.Get("Content-Type")); err != nil {
 		return nil, err
@@ -105,7 +118,7 @@ func (i *Ingest) take(r *http.Request, decode func(*decoder, *request, *answer))
 	if i.spool.backlog(i.cursor.Load()) > i.opt.MaxSpool {
 		return nil, errBusy
 	}
-	body, release, err := i.body(r)
+	body, release, err := i.body(r, caller.maxBody(i.opt.MaxBody))
 	defer release()
 	if err != nil {
 		return nil, err
@@ -113,9 +126,10 @@ func (i *Ingest) take(r *http.Request, decode func(*decoder, *request, *answer))
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, refuseAll(http.StatusBadRequest, "the body is empty")
 	}
-	d := newDecoder(body, i.opt.Now(), tenant)
+	d := newDecoder(body, i.opt.Now(), caller.Tenant)
 	req, a := newRequest(i), &answer{Refused: []refusal{}}
 	decode(d, req, a)
+	caller.Charge(len(req.units)+len(a.Refused)+a.Unlisted, i.opt.Now())
 	if err := i.submit(r.Context(), req); err != nil {
 		return nil, err
 	}
@@ -157,19 +171,19 @@ func checkType(contentType string) error {
 const bodyChunk = 64 << 10
 
 // body reads a request's body, decompressed and bounded. Release gives its memory back.
-func (i *Ingest) body(r *http.Request) (body []byte, release func(), err error) {
+func (i *Ingest) body(r *http.Request, limit int64) (body []byte, release func(), err error) {
 	taken := int64(0)
 	release = func() { i.inFlight.Add(-taken) }
-	source := io.Reader(http.MaxBytesReader(nil, r.Body, i.opt.MaxBody))
+	source := io.Reader(http.MaxBytesReader(nil, r.Body, limit))
 	source, closeSource, err := decompress(source, r.Header.Get("Content-Encoding"))
 	if err != nil {
 		return nil, release, err
 	}
 	defer closeSource()
-	if r.ContentLength > i.opt.MaxBody {
-		return nil, release, tooLarge(i.opt.MaxBody)
+	if r.ContentLength > limit {
+		return nil, release, tooLarge(limit)
 	}
-	body = make([]byte, 0, min(max(r.ContentLength, bodyChunk), i.opt.MaxBody, 1<<20)+1)
+	body = make([]byte, 0, min(max(r.ContentLength, bodyChunk), limit, 1<<20)+1)
 	for {
 		if len(body) == cap(body) {
 			body = slices.Grow(body, bodyChunk)
@@ -182,15 +196,15 @@ func (i *Ingest) body(r *http.Request) (body []byte, release func(), err error) 
 		}
 		n, err := source.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
-		if int64(len(body)) > i.opt.MaxBody {
-			return nil, release, tooLarge(i.opt.MaxBody)
+		if int64(len(body)) > limit {
+			return nil, release, tooLarge(limit)
 		}
 		var large *http.MaxBytesError
 		switch {
 		case err == io.EOF:
 			return body, release, nil
 		case errors.As(err, &large):
-			return nil, release, tooLarge(i.opt.MaxBody)
+			return nil, release, tooLarge(limit)
 		case err != nil:
 			return nil, release, refuseAll(http.StatusBadRequest, "read the body: %w", err)
 		}
@@ -239,6 +253,11 @@ func (d *decoder) spans(req *request, a *answer) {
 func (d *decoder) qualities(req *request, a *answer) {
 	var q usage.Quality
 	d.each(a, func() error { return d.qualityEvent(&q) }, func(index int) { req.addQuality(index, &q) })
+}
+
+func (d *decoder) outcomes(req *request, a *answer) {
+	var o usage.Outcome
+	d.each(a, func() error { return d.outcome(&o) }, func(index int) { req.addOutcome(index, &o) })
 }
 
 func (d *decoder) deployments(req *request, a *answer) {

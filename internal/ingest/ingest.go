@@ -1,5 +1,5 @@
-// Package ingest takes telemetry in: it decodes spans, quality events and deployments, prices them,
-// makes them durable in a spool on the local disk, and drains the spool into a Sink.
+// Package ingest takes telemetry in: it decodes spans, quality events, outcomes and deployments, prices
+// spans, joins events to them, makes all durable in a spool on the local disk, and drains the spool into a Sink.
 //
 // What is acknowledged is on the disk. A record that comes again within a day counts once. A batch
 // for the sink is a range of the spool with a token of its own, kept through every retry and
@@ -8,8 +8,6 @@ package ingest
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,16 +26,10 @@ import (
 type Sink interface {
 	InsertSpans(ctx context.Context, spans []usage.Span, token string) error
 	InsertQuality(ctx context.Context, quality []usage.Quality, token string) error
+	InsertOutcomes(ctx context.Context, outcomes []usage.Outcome, token string) error
 	InsertDeployments(ctx context.Context, deployments []usage.Deployment, token string) error
 	// Watermark publishes that all that the named spool accepted before at is in the sink.
 	Watermark(ctx context.Context, spool string, at time.Time) error
-}
-
-// HashToken is how a token's secret is stored: hex SHA-256. Tokens are long random strings, so a
-// slow hash would add nothing.
-func HashToken(secret string) string {
-	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:])
 }
 
 // Options configure an Ingest. Dir, Sink, Book and Logger are needed; zero values elsewhere mean the
@@ -49,15 +41,19 @@ type Options struct {
 	Logger *slog.Logger
 	Now    func() time.Time
 
-	// Tokens are the senders. Without any, only senders on loopback are let in.
-	Tokens []Token
+	// Door lets senders in. Nil: those on loopback alone.
+	Door *Door
+
+	// Lookup finds the spans of traces that the store has, the oldest first, with at least their ids and
+	// dimensions. It is asked about events whose span is not remembered. Nil: they wait for the span alone.
+	Lookup func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error)
 
 	MaxBody     int64         // bytes of one request after decompression; 32 MiB
 	MaxSpool    int64         // bytes not drained before senders are told to wait; 4 GiB
 	MinFree     int64         // bytes that stay free on the spool's disk; 64 MiB
 	SegmentSize int64         // bytes; 16 MiB
 	MaxIDs      int           // remembered for 24 h, about 40 bytes of memory each; 16 million
-	MaxWaiting  int           // quality events that wait for their span; 100,000
+	MaxWaiting  int           // events that wait for their span; 100,000
 	BatchRows   int           // of one insert; 10,000
 	BatchDelay  time.Duration // a row waits at most so long for others; 250 ms
 }
@@ -68,6 +64,9 @@ func (o *Options) defaults() error {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Door == nil {
+		o.Door, _ = NewDoor(nil) // no token can be wrong
 	}
 	set(&o.MaxBody, 32<<20)
 	set(&o.MaxSpool, 4<<30)
@@ -91,8 +90,7 @@ func set[T comparable](value *T, otherwise T) {
 type Ingest struct {
 	opt       Options
 	log       *slog.Logger
-	door      *Door
-	anyTenant bool // senders may leave the tenant out
+	anyTenant bool // senders may leave the tenant out; of tokens that come later they are found by Lookup
 
 	queue    chan *request
 	closing  chan struct{}
@@ -107,6 +105,10 @@ type Ingest struct {
 	memory memory
 	lounge *lounge
 	buf    []byte
+	asking bool      // the store is being asked for spans
+	pause  time.Time // until then nobody is let go whose wait is over: writing failed
+
+	answers chan found // to that, at most one
 
 	cursor atomic.Int64 // drained up to here
 	rows   atomic.Int64 // durable, not drained
@@ -124,26 +126,19 @@ func Open(opt Options) (*Ingest, error) {
 	if err := opt.defaults(); err != nil {
 		return nil, err
 	}
-	door, err := NewDoor(opt.Tokens)
-	if err != nil {
-		return nil, err
-	}
 	i := &Ingest{
 		opt:       opt,
 		log:       opt.Logger,
-		door:      door,
-		anyTenant: len(opt.Tokens) == 0,
+		anyTenant: opt.Door.AnyTenant(),
 		queue:     make(chan *request, 256),
 		closing:   make(chan struct{}),
 		stopped:   make(chan struct{}),
 		wake:      make(chan struct{}, 1),
 		memory:    memory{limit: opt.MaxIDs},
 		lounge:    newLounge(),
+		answers:   make(chan found, 1),
 	}
 	i.stats.unpriced = map[string]int64{}
-	for _, t := range opt.Tokens {
-		i.anyTenant = i.anyTenant || t.Tenant == ""
-	}
 	if err := i.recover(); err != nil {
 		return nil, err
 	}
@@ -201,12 +196,13 @@ func (i *Ingest) Close() error {
 // Spool names this spool in the sink's watermarks.
 func (i *Ingest) Spool() string { return i.spool.state.Spool }
 
-// Handler serves POST /v1/spans, /v1/quality and /v1/deployments.
+// Handler serves POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments.
 func (i *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/spans", i.serve((*decoder).spans))
-	mux.HandleFunc("POST /v1/quality", i.serve((*decoder).qualities))
-	mux.HandleFunc("POST /v1/deployments", i.serve((*decoder).deployments))
+	mux.HandleFunc("POST /v1/spans", i.serve(ScopeSpans, (*decoder).spans))
+	mux.HandleFunc("POST /v1/quality", i.serve(ScopeQuality, (*decoder).qualities))
+	mux.HandleFunc("POST /v1/outcomes", i.serve(ScopeOutcomes, (*decoder).outcomes))
+	mux.HandleFunc("POST /v1/deployments", i.serve(ScopeDeployments, (*decoder).deployments))
 	return mux
 }
 

@@ -29,13 +29,14 @@ type store struct {
 	tokens      map[string]string
 	spans       map[string]usage.Span
 	quality     map[string]usage.Quality
+	outcomes    map[string]usage.Outcome
 	deployments []usage.Deployment
 	rows        int
 	mark        time.Time
 }
 
 func newStore() *store {
-	return &store{tokens: map[string]string{}, spans: map[string]usage.Span{}, quality: map[string]usage.Quality{}}
+	return &store{tokens: map[string]string{}, spans: map[string]usage.Span{}, quality: map[string]usage.Quality{}, outcomes: map[string]usage.Outcome{}}
 }
 
 func (s *store) insert(token, content string, put func()) error {
@@ -74,6 +75,15 @@ func (s *store) InsertQuality(_ context.Context, quality []usage.Quality, token 
 		for _, q := range quality {
 			s.rows++
 			s.quality[q.ID] = q
+		}
+	})
+}
+
+func (s *store) InsertOutcomes(_ context.Context, outcomes []usage.Outcome, token string) error {
+	return s.insert(token, fmt.Sprint(outcomes), func() {
+		for _, o := range outcomes {
+			s.rows++
+			s.outcomes[o.ID] = o
 		}
 	})
 }
@@ -197,7 +207,8 @@ func TestSpanReachesTheSink(t *testing.T) {
 	}, sink.span("org_42/abc123/gateway-001"))
 	require.Equal(t, usage.Quality{
 		ID: "abc123/gateway-001/llm-as-judge-v2", TraceID: "abc123", SpanID: "gateway-001",
-		TenantID: "org_42", Model: "claude-3-opus", PromptTemplate: "rag-v3.2", Arm: usage.None,
+		TenantID: "org_42", Model: "claude-3-opus", ServedModel: "claude-3-sonnet-20240229", Provider: "anthropic",
+		PromptTemplate: "rag-v3.2", Arm: usage.None,
 		Evaluator: "llm-as-judge-v2", Score: 0.87, Confidence: 0.92, Kind: "judge",
 		Timestamp: time.Date(2024, 1, 15, 9, 23, 47, 123_000_000, time.UTC),
 	}, sink.score("abc123/gateway-001/llm-as-judge-v2"))

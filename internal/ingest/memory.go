@@ -3,7 +3,6 @@ package ingest
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"slices"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -28,17 +27,17 @@ func identify(what byte, parts ...string) id {
 
 func spanID(tenant, trace, span string) id { return identify('s', tenant, trace, span) }
 func traceID(tenant, trace string) id      { return identify('t', tenant, trace) }
-func qualityID(q *usage.Quality) id        { return identify('q', q.TenantID, q.ID) }
 func deploymentID(d *usage.Deployment) id  { return identify('d', d.TenantID, d.ID) }
 
-// dimensions are what a quality event takes from its span.
+// dimensions are what an event takes from its span.
 type dimensions struct {
 	Tenant, Model, Template, Experiment string
 	Arm                                 usage.Arm
+	Served, Provider                    string
 }
 
 func dimensionsOf(s *usage.Span) dimensions {
-	return dimensions{s.TenantID, s.RequestedModel, s.PromptTemplate, s.ExperimentID, s.Arm}
+	return dimensions{s.TenantID, s.RequestedModel, s.PromptTemplate, s.ExperimentID, s.Arm, s.Model, s.Provider}
 }
 
 // The memory keeps an id for at least remember, in generations that are dropped whole.
@@ -125,85 +124,4 @@ func (m *memory) size() (n int) {
 		n += len(g.ids)
 	}
 	return n
-}
-
-// waiting is a quality event that knows its trace but not its dimensions.
-type waiting struct {
-	id     id // its own
-	awaits id // the span or trace
-	since  time.Time
-	event  usage.Quality
-}
-
-// lounge is where quality events wait for their spans. The spool holds them too: this is an index.
-type lounge struct {
-	byID    map[id]*waiting
-	byAwait map[id][]*waiting
-	order   []*waiting // by since; those that have left are gone from byID
-}
-
-func newLounge() *lounge {
-	return &lounge{byID: map[id]*waiting{}, byAwait: map[id][]*waiting{}}
-}
-
-func (l *lounge) enter(w *waiting) {
-	l.restore(w)
-	l.order = append(l.order, w)
-}
-
-// restore takes back an event that has left, when its leaving could not be written down.
-func (l *lounge) restore(w *waiting) {
-	l.byID[w.id] = w
-	l.byAwait[w.awaits] = append(l.byAwait[w.awaits], w)
-}
-
-func (l *lounge) leave(w *waiting) {
-	delete(l.byID, w.id)
-	rest := l.byAwait[w.awaits]
-	switch i := slices.Index(rest, w); {
-	case i < 0:
-	case len(rest) == 1:
-		delete(l.byAwait, w.awaits)
-	case i == 0: // the usual one: the oldest expires
-		l.byAwait[w.awaits] = rest[1:]
-	default:
-		l.byAwait[w.awaits] = slices.Delete(rest, i, i+1)
-	}
-}
-
-// leaveAll lets go of all that wait for one span or trace.
-func (l *lounge) leaveAll(awaits id) []*waiting {
-	list := l.byAwait[awaits]
-	delete(l.byAwait, awaits)
-	for _, w := range list {
-		delete(l.byID, w.id)
-	}
-	return list
-}
-
-// expired lists the events that have waited since before a moment.
-func (l *lounge) expired(before time.Time) (list []*waiting) {
-	for len(l.order) > 0 && l.byID[l.order[0].id] != l.order[0] {
-		l.order = l.order[1:]
-	}
-	for _, w := range l.order {
-		if !w.since.Before(before) {
-			break
-		}
-		if l.byID[w.id] == w {
-			list = append(list, w)
-		}
-	}
-	return list
-}
-
-// fill gives an event what it does not say itself of its span's dimensions.
-func fill(q *usage.Quality, d dimensions) {
-	set(&q.TenantID, d.Tenant)
-	set(&q.Model, d.Model)
-	set(&q.PromptTemplate, d.Template)
-	set(&q.ExperimentID, d.Experiment)
-	if q.Arm == usage.None {
-		q.Arm = d.Arm
-	}
 }

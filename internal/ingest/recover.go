@@ -13,8 +13,8 @@ import (
 )
 
 // A segment that has been drained is replaced by its summary, a file of the same frames that keeps
-// what the memory needs of it: the ids, what each span's dimensions were, and the quality events
-// that still waited. Summaries are kept for a day and a bit; what they take is about 50 bytes a span.
+// what the memory needs of it: the ids, what each span's dimensions were, and the events that still
+// waited. Summaries are kept for a day and a bit; what they take is about 50 bytes a span.
 const (
 	summarySuffix = ".ids"
 	keepSummaries = remember + time.Hour
@@ -34,8 +34,8 @@ func (r *recovery) record(at time.Time, k kind, body []byte) error {
 	i := r.ingest
 	in := reader{from: body}
 	switch k {
-	case kindDimensions:
-		r.dims = append(r.dims, in.dimensions())
+	case kindDimensions, kindDimensions1:
+		r.dims = append(r.dims, in.dimensions(k))
 	case kindSeen:
 		d := dimensions{}
 		if n := in.uvarint(); n > uint64(len(r.dims)) {
@@ -46,13 +46,15 @@ func (r *recovery) record(at time.Time, k kind, body []byte) error {
 		for len(in.from) > 0 && in.err == nil {
 			r.saw(at, d, in.id())
 		}
-	case kindWaiting:
-		var q usage.Quality
-		in.quality(&q)
-		if _, known := i.lounge.byID[qualityID(&q)]; known {
+	case kindWaiting, kindWaiting1:
+		e, err := waitingEvent(k, &in)
+		if err != nil {
+			return err
+		}
+		w := newWaiting(e, at)
+		if _, known := i.lounge.byID[w.id]; known {
 			break
 		}
-		w := &waiting{id: qualityID(&q), awaits: awaitedBy(&q), since: at, event: q}
 		r.saw(at, dimensions{}, w.id)
 		i.lounge.enter(w)
 	default:
@@ -67,7 +69,14 @@ func (r *recovery) record(at time.Time, k kind, body []byte) error {
 	return in.err
 }
 
-// saw remembers an id; a quality event by that id waits no more.
+func waitingEvent(k kind, in *reader) (event, error) {
+	if k == kindWaiting1 {
+		return in.event(k)
+	}
+	return in.nested()
+}
+
+// saw remembers an id; an event by that id waits no more.
 func (r *recovery) saw(at time.Time, d dimensions, k id) {
 	if w := r.ingest.lounge.byID[k]; w != nil {
 		r.ingest.lounge.leave(w)
@@ -88,11 +97,13 @@ func identities(k kind, in *reader, anyTenant bool) (d dimensions, ids []id, err
 			ids = append(ids, traceID("", s.TraceID))
 		}
 		return dimensionsOf(&s), ids, in.err
-	case kindQuality:
-		var q usage.Quality
-		in.quality(&q)
-		return d, append(ids, qualityID(&q)), in.err
-	case kindReleased:
+	case kindQuality, kindQuality1, kindOutcome:
+		e, err := in.event(k)
+		if err != nil {
+			return d, nil, err
+		}
+		return d, append(ids, e.identity()), nil
+	case kindReleased, kindReleased1:
 		return d, append(ids, in.id()), in.err
 	case kindDeployment:
 		var p usage.Deployment
@@ -107,13 +118,17 @@ func (r *reader) id() (k id) {
 	return k
 }
 
-func (r *reader) dimensions() dimensions {
-	return dimensions{r.unique(), r.unique(), r.unique(), r.unique(), usage.Arm(r.unique())}
+func (r *reader) dimensions(k kind) dimensions {
+	d := dimensions{Tenant: r.unique(), Model: r.unique(), Template: r.unique(), Experiment: r.unique(), Arm: usage.Arm(r.unique())}
+	if k == kindDimensions {
+		d.Served, d.Provider = r.unique(), r.unique()
+	}
+	return d
 }
 
 func appendDimensions(to []byte, d dimensions) []byte {
 	w := writer(to)
-	for _, text := range [...]string{d.Tenant, d.Model, d.Template, d.Experiment, string(d.Arm)} {
+	for _, text := range [...]string{d.Tenant, d.Model, d.Template, d.Experiment, string(d.Arm), d.Served, d.Provider} {
 		w.string(text)
 	}
 	return w
@@ -177,7 +192,7 @@ type summary struct {
 func (s *summary) frame(at time.Time, records []byte) error {
 	s.buf = beginFrame(s.buf[:0], at)
 	err := eachRecord(records, func(k kind, body []byte) error {
-		if k == kindWaiting {
+		if k.waits() {
 			s.buf = appendRecord(s.buf, k, len(body), body)
 			return nil
 		}
@@ -261,7 +276,7 @@ func lastAccepted(path string) (last time.Time, err error) {
 // countRows is how many of a frame's records go to the sink.
 func countRows(records []byte) (n int64) {
 	_ = eachRecord(records, func(k kind, _ []byte) error {
-		if k != kindWaiting {
+		if !k.waits() {
 			n++
 		}
 		return nil

@@ -15,8 +15,8 @@ type Stats struct {
 	Inserted        int64            // rows in the sink
 	Unpriced        map[string]int64 // spans by the model that has no price
 	Incomplete      int64            // spans whose usage was not complete
-	Waiting         int64            // quality events that wait for their span
-	Expired         int64            // quality events whose span never came
+	Waiting         int64            // events that wait for their span
+	Expired         int64            // events whose span never came
 	SpoolBytes      int64            // not drained
 	SpoolRows       int64            // not drained
 	OldestUnsent    time.Time        // when the first of them was accepted; zero when there is none

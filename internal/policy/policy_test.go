@@ -186,6 +186,9 @@ func TestCandidateIsSupersetOfShippedRules(t *testing.T) {
 		if f.CacheKnown = rapid.Bool().Draw(t, "cache known"); f.CacheKnown {
 			f.CacheHit, f.CacheBaseline = share(t, "cache"), share(t, "cache baseline")
 		}
+		if f.OutcomeKnown = rapid.Bool().Draw(t, "outcome known"); f.OutcomeKnown {
+			f.OutcomeRate, f.OutcomeBaseline, f.OutcomeSigmas = share(t, "outcome"), share(t, "outcome baseline"), sigmas(t, "outcome σ")
+		}
 		v, err := set.Alert(f)
 		if err != nil {
 			t.Fatal(err)

@@ -169,21 +169,27 @@ func Position(key usage.Key, decision, unit string) float64 {
 	return unitInterval(hash(h, unit))
 }
 
-// Sampled says whether a call is to be scored, and the rate that was applied. While a stop, pin or
-// route flag is on, every call is, for the proof needs scores from both arms; else the higher of
-// classRate and the key's sampling flag counts. The answer depends on the trace id alone, so that
-// all who ask about one trace agree, and a higher rate keeps all that a lower one chose.
-func Sampled(s *Snapshot, key usage.Key, traceID string, classRate float64, now time.Time) (sampled bool, rate float64) {
+// Sampled says whether a call is to be scored, the rate that was applied, and the kind of the flag that
+// raised it; empty where classRate stands. While a stop, pin or route flag is on, every call is, for the
+// proof needs scores from both arms; else the higher of classRate and the key's sampling flag counts. The
+// answer depends on the trace id alone, so that all who ask about one trace agree, and a higher rate keeps
+// all that a lower one chose.
+func Sampled(s *Snapshot, key usage.Key, traceID string, classRate float64, now time.Time) (sampled bool, rate float64, raisedBy Kind) {
 	rate = classRate
-	if flags, ok := s.byKey[key]; ok {
-		switch {
-		case flags.stop.Live(now), flags.pin.Live(now), flags.route.Live(now):
-			rate = 1
-		case flags.sampling.Live(now):
-			rate = max(rate, flags.sampling.Share)
+	flags := s.byKey[key]
+	for _, f := range [...]*Flag{flags.stop, flags.pin, flags.route, flags.sampling} {
+		if !f.Live(now) {
+			continue
+		}
+		share := f.Share
+		if f.Kind != Sampling {
+			share = 1
+		}
+		if share > rate {
+			rate, raisedBy = share, f.Kind
 		}
 	}
-	return unitInterval(hash(hash(fnvOffset, "sampling"), traceID)) < rate, rate
+	return unitInterval(hash(hash(fnvOffset, "sampling"), traceID)) < rate, rate, raisedBy
 }
 
 // The 64-bit FNV-1a constants.

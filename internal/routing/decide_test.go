@@ -182,20 +182,24 @@ func TestSampled(t *testing.T) {
 		flags []routing.Flag
 		class float64
 		want  float64
+		by    routing.Kind
 	}{
-		{"the class's rate", nil, 0.1, 0.1},
-		{"a sampling flag raises it", []routing.Flag{flag(routing.Sampling, "", 0.5)}, 0.1, 0.5},
-		{"a sampling flag never lowers it", []routing.Flag{flag(routing.Sampling, "", 0.5)}, 1, 1},
-		{"both arms of a route are scored", []routing.Flag{flag(routing.Route, "cheap", 0.1)}, 0.1, 1},
-		{"of a pin", []routing.Flag{flag(routing.Pin, "previous", 0.1)}, 0, 1},
-		{"of a stop", []routing.Flag{flag(routing.Stop, "", 0.1)}, 0, 1},
+		{"the class's rate", nil, 0.1, 0.1, ""},
+		{"a sampling flag raises it", []routing.Flag{flag(routing.Sampling, "", 0.5)}, 0.1, 0.5, routing.Sampling},
+		{"a sampling flag never lowers it", []routing.Flag{flag(routing.Sampling, "", 0.5)}, 1, 1, ""},
+		{"another key's flag does not concern it", []routing.Flag{ofAnother(flag(routing.Sampling, "", 1))}, 0.1, 0.1, ""},
+		{"both arms of a route are scored", []routing.Flag{flag(routing.Route, "cheap", 0.1)}, 0.1, 1, routing.Route},
+		{"whatever the sampling flag says", []routing.Flag{flag(routing.Sampling, "", 0.5), flag(routing.Route, "cheap", 0.1)}, 0.1, 1, routing.Route},
+		{"of a pin", []routing.Flag{flag(routing.Pin, "previous", 0.1)}, 0, 1, routing.Pin},
+		{"of a stop", []routing.Flag{flag(routing.Stop, "", 0.1)}, 0, 1, routing.Stop},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const n = 20_000
 			s, hits := snapshot(tt.flags...), 0
 			for i := range n {
-				sampled, rate := routing.Sampled(s, key, fmt.Sprintf("trace-%d", i), tt.class, now)
+				sampled, rate, by := routing.Sampled(s, key, fmt.Sprintf("trace-%d", i), tt.class, now)
 				require.InDelta(t, tt.want, rate, 0)
+				require.Equal(t, tt.by, by)
 				if sampled {
 					hits++
 				}
@@ -212,10 +216,30 @@ func TestSampled(t *testing.T) {
 		low := rapid.Float64Range(0, 1).Draw(t, "low")
 		high := rapid.Float64Range(low, 1).Draw(t, "high")
 		trace := rapid.String().Draw(t, "trace")
-		few, _ := routing.Sampled(snapshot(), key, trace, low, now)
-		many, _ := routing.Sampled(snapshot(), key, trace, high, now)
+		few, _, _ := routing.Sampled(snapshot(), key, trace, low, now)
+		many, _, _ := routing.Sampled(snapshot(), key, trace, high, now)
 		require.True(t, !few || many, "a higher rate dropped a trace")
 	})
+}
+
+func ofAnother(f routing.Flag) routing.Flag {
+	f.Key.Model = "another"
+	return f
+}
+
+// TestSampledIsTheSameEverywhere: other processes, other versions and evaluators that compute it themselves
+// must agree about a trace, so what a trace id comes to never changes. docs/formats.md has these numbers.
+func TestSampledIsTheSameEverywhere(t *testing.T) {
+	for trace, position := range map[string]float64{
+		"abc123":                           0.65215655693641905,
+		"4bf92f3577b34da6a3ce929d0e0e4736": 0.10507577885112007,
+		"":                                 0.59579104402249639,
+	} {
+		sampled, _, _ := routing.Sampled(snapshot(), key, trace, position, now)
+		require.False(t, sampled, "%q stands at %v: a rate of just that leaves it out", trace, position)
+		sampled, _, _ = routing.Sampled(snapshot(), usage.Key{Tenant: "another", Model: "m"}, trace, math.Nextafter(position, 1), now)
+		require.True(t, sampled, "%q stands at %v", trace, position)
+	}
 }
 
 func TestLiveListsInOrder(t *testing.T) {

@@ -135,12 +135,18 @@ func orNoProvider(p string) string {
 	return p
 }
 
-// Completion compares output / input tokens of the incident with the time before it.
+// Completion compares output / input tokens of the incident with the time before it, for the template of
+// which they changed most.
 type Completion struct {
-	Now    float64  `json:"now"`
-	Before float64  `json:"before"` // 0: unknown
-	Calls  int64    `json:"calls"`
-	Worst  []string `json:"worst"` // trace ids
+	Template string   `json:"template,omitempty"`
+	Now      float64  `json:"now"`
+	Before   float64  `json:"before"` // 0: unknown
+	Calls    int64    `json:"calls"`
+	Worst    []string `json:"worst"` // trace ids
+
+	OutcomesKnown     bool    `json:"outcomes_known,omitempty"`
+	OutcomeRate       float64 `json:"outcome_rate,omitempty"` // good outcomes per call of the template
+	OutcomeRateBefore float64 `json:"outcome_rate_before,omitempty"`
 }
 
 // JudgeCompletion reads the completion ratio: a spike means injection or context overflow, a drop
@@ -152,6 +158,9 @@ func JudgeCompletion(c Completion, minimum int) Verdict {
 	}
 	change := c.Now / c.Before
 	figures := fmt.Sprintf("completion ratio %.2f against %.2f before (× %.2f)", c.Now, c.Before, change)
+	if c.OutcomesKnown {
+		figures += fmt.Sprintf(", good outcomes of %.1f %% of calls against %.1f %% before", 100*c.OutcomeRate, 100*c.OutcomeRateBefore)
+	}
 	switch {
 	case change >= spike:
 		return Verdict{Found, CauseSpike, figures + ": a spike means prompt injection, runaway output or context overflow"}

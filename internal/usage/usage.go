@@ -164,6 +164,7 @@ type Quality struct {
 type Outcome struct {
 	ID             string
 	TraceID        string
+	SpanID         string // empty: the first call of the trace; ingest joins by it, and it is not stored
 	TenantID       string
 	Model          string // the requested model
 	ServedModel    string
@@ -178,6 +179,9 @@ type Outcome struct {
 
 // MaxOutcome bounds an outcome's value, so that sums of a billion of them in millionths fit into int64.
 const MaxOutcome = 1e6
+
+// Trace names a trace whose calls are looked for. An empty tenant means any.
+type Trace struct{ TenantID, ID string }
 
 // Deployment is a change that someone shipped: the first suspect of a regression.
 type Deployment struct {

@@ -137,7 +137,7 @@ func TestAPIHasTheFieldsOfRecords(t *testing.T) {
 	}
 	readYAML(t, "docs/openapi.yaml", &document)
 	decoder := read(t, "internal/ingest/decode.go")
-	for list, schema := range map[string]string{"spanFields": "Span", "qualityFields": "Quality", "deploymentFields": "Deployment"} {
+	for list, schema := range map[string]string{"spanFields": "Span", "qualityFields": "Quality", "outcomeFields": "Outcome", "deploymentFields": "Deployment"} {
 		match := regexp.MustCompile(list + `\s*=\s*index\(([^)]*)\)`).FindStringSubmatch(decoder)
 		require.NotNil(t, match, list)
 		var known []string

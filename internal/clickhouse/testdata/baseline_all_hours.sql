@@ -10,7 +10,8 @@ incident_buckets AS (
   )
 ),
 usable AS (
-  SELECT *, cost_n >= {min_cost:UInt32} AS for_cost, quality_n >= {min_quality:UInt32} AS for_quality
+  SELECT *, cost_n >= {min_cost:UInt32} AS for_cost, quality_n >= {min_quality:UInt32} AS for_quality,
+    for_cost AND outcomes > 0 AND untreated > 0 AS for_outcomes
   FROM baseline_buckets FINAL
   WHERE bucket >= {first:DateTime('UTC')} AND bucket <= {last:DateTime('UTC')} AND (for_cost OR for_quality)
     AND (tenant_id, model, bucket) NOT IN (SELECT tenant_id, model, bucket FROM incident_buckets)
@@ -31,7 +32,11 @@ SELECT
   arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(log(x / spend_m)), spend), cw),
   arrayReduce('quantileExactWeighted(0.5)', calls, cw),
   arrayReduce('quantileExactWeighted(0.5)', completion, cw),
-  arrayReduce('quantileExactWeighted(0.5)', cached, cw)
+  arrayReduce('quantileExactWeighted(0.5)', cached, cw),
+  toInt64(length(ow)),
+  arrayReduce('quantileExactWeighted(0.5)', rates, ow) AS rate_m,
+  arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(x - rate_m), rates), ow),
+  arrayReduce('quantileExactWeighted(0.5)', untreated_calls, ow)
 FROM (
   SELECT
     tenant_id, model,
@@ -41,7 +46,9 @@ FROM (
     groupArrayIf(toInt64(quality_n), for_quality) AS scores, groupArrayIf(weight, for_quality) AS qw,
     groupArrayIf(toFloat64(cost_pico_usd) / 15, for_cost) AS spend, groupArrayIf(toInt64(requests), for_cost) AS calls,
     groupArrayIf(if(input_tokens > 0, output_tokens / input_tokens, 0), for_cost) AS completion,
-    groupArrayIf(if(input_tokens > 0, cache_read_tokens / input_tokens, 0), for_cost) AS cached
+    groupArrayIf(if(input_tokens > 0, cache_read_tokens / input_tokens, 0), for_cost) AS cached,
+    groupArrayIf(good / untreated, for_outcomes) AS rates, groupArrayIf(toInt64(untreated), for_outcomes) AS untreated_calls,
+    groupArrayIf(weight, for_outcomes) AS ow
   FROM (
     SELECT *, toUInt32(round(1e6 * exp2(-dateDiff('second', bucket, {at:DateTime('UTC')}) / 604800))) AS weight
     FROM usable
