@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,8 +54,15 @@ func refuseAll(status int, format string, args ...any) error {
 
 // serve answers requests whose bodies decode reads.
 func (i *Ingest) serve(decode func(*decoder, *request, *answer)) http.HandlerFunc {
+	records := func(d *decoder, req *request, a *answer) error {
+		if len(bytes.TrimSpace(d.text)) == 0 {
+			return refuseAll(http.StatusBadRequest, "the body is empty")
+		}
+		decode(d, req, a)
+		return nil
+	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		a, err := i.take(r, decode)
+		a, err := i.take(r, checkType, records)
 		w.Header().Set("Content-Type", "application/json")
 		if err != nil {
 			s := statusOf(err)
@@ -91,32 +99,45 @@ func statusOf(err error) *statusError {
 	return &statusError{http.StatusServiceUnavailable, 1, err}
 }
 
-func (i *Ingest) take(r *http.Request, decode func(*decoder, *request, *answer)) (*answer, error) {
-	tenant, err := i.door.Admit(r)
+// admitRequest lets a sender in, unless it must wait, and finds the tenant that its token names.
+func (i *Ingest) admitRequest(r *http.Request) (tenant string, err error) {
+	tenant, err = i.door.Admit(r)
 	switch {
 	case errors.Is(err, ErrNoToken):
-		return nil, refuseAll(http.StatusUnauthorized, "%w", err)
+		return "", refuseAll(http.StatusUnauthorized, "%w", err)
 	case err != nil:
-		return nil, refuseAll(http.StatusForbidden, "%w", err)
+		return "", refuseAll(http.StatusForbidden, "%w", err)
+	case i.spool.backlog(i.cursor.Load()) > i.opt.MaxSpool:
+		return "", errBusy
 	}
-	if err := checkType(r.Header.Get("Content-Type")); err != nil {
+	return tenant, nil
+}
+
+// take lets a request in, reads its body and makes its records durable. The error of decode refuses all of it.
+func (i *Ingest) take(r *http.Request, check func(contentType string) error, decode func(*decoder, *request, *answer) error) (*answer, error) {
+	tenant, err := i.admitRequest(r)
+	if err != nil {
 		return nil, err
 	}
-	if i.spool.backlog(i.cursor.Load()) > i.opt.MaxSpool {
-		return nil, errBusy
+	if err := check(r.Header.Get("Content-Type")); err != nil {
+		return nil, err
 	}
 	body, release, err := i.body(r)
 	defer release()
 	if err != nil {
 		return nil, err
 	}
-	if len(bytes.TrimSpace(body)) == 0 {
-		return nil, refuseAll(http.StatusBadRequest, "the body is empty")
-	}
+	return i.keep(r.Context(), body, tenant, decode)
+}
+
+// keep decodes a body and makes its records durable.
+func (i *Ingest) keep(ctx context.Context, body []byte, tenant string, decode func(*decoder, *request, *answer) error) (*answer, error) {
 	d := newDecoder(body, i.opt.Now(), tenant)
 	req, a := newRequest(i), &answer{Refused: []refusal{}}
-	decode(d, req, a)
-	if err := i.submit(r.Context(), req); err != nil {
+	if err := decode(d, req, a); err != nil {
+		return nil, err
+	}
+	if err := i.submit(ctx, req); err != nil {
 		return nil, err
 	}
 	a.Accepted, a.Duplicates = req.accepted, req.duplicates
@@ -253,8 +274,8 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 	record := func() error {
 		start := d.pos
 		err := one()
-		if err == nil && d.pos-start > maxRecord {
-			err = wrong("the record is larger than %d bytes", maxRecord)
+		if err == nil && d.pos-start > d.maxRecord {
+			err = wrong("the record is larger than %d bytes", d.maxRecord)
 		}
 		var field *fieldError
 		switch {

@@ -49,6 +49,13 @@ type Options struct {
 	Logger *slog.Logger
 	Now    func() time.Time
 
+	// TenantAttribute is the OpenTelemetry attribute that names the tenant where neither flyball.tenant_id nor
+	// tenant.id does.
+	TenantAttribute string
+	// LiteLLMTenant are the metadata fields of LiteLLM that may name the tenant, the first that is there wins:
+	// user_api_key_team_id, user_api_key_org_id, user_api_key_alias when empty.
+	LiteLLMTenant []string
+
 	// Tokens are the senders. Without any, only senders on loopback are let in.
 	Tokens []Token
 
@@ -68,6 +75,9 @@ func (o *Options) defaults() error {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if len(o.LiteLLMTenant) == 0 {
+		o.LiteLLMTenant = defaultLiteLLMTenant
 	}
 	set(&o.MaxBody, 32<<20)
 	set(&o.MaxSpool, 4<<30)
@@ -201,12 +211,16 @@ func (i *Ingest) Close() error {
 // Spool names this spool in the sink's watermarks.
 func (i *Ingest) Spool() string { return i.spool.state.Spool }
 
-// Handler serves POST /v1/spans, /v1/quality and /v1/deployments.
+// Handler serves POST /v1/spans, /v1/quality and /v1/deployments, OTLP/HTTP at /v1/traces and /v1/logs, and
+// LiteLLM's log at /v1/litellm.
 func (i *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/spans", i.serve((*decoder).spans))
 	mux.HandleFunc("POST /v1/quality", i.serve((*decoder).qualities))
 	mux.HandleFunc("POST /v1/deployments", i.serve((*decoder).deployments))
+	mux.HandleFunc("POST /v1/traces", i.serveOTLP(traces))
+	mux.HandleFunc("POST /v1/logs", i.serveOTLP(logs))
+	mux.HandleFunc("POST /v1/litellm", i.serve(i.litellm))
 	return mux
 }
 
