@@ -163,7 +163,7 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 		mux.Handle(pattern, trustedOnly(s.door, handler))
 	}
 	if s.ingest != nil {
-		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/deployments"} {
+		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/deployments", "/v1/traces", "/v1/logs", "/v1/litellm"} {
 			mux.Handle(path, s.ingest.Handler())
 		}
 	}
@@ -208,7 +208,10 @@ func (s *system) sampleRate(k usage.Key) float64 {
 
 // openIngest opens the spool.
 func (s *system) openIngest() (err error) {
-	s.ingest, err = ingest.Open(ingest.Options{Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Tokens: s.tokens()})
+	s.ingest, err = ingest.Open(ingest.Options{
+		Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Tokens: s.tokens(),
+		TenantAttribute: s.config.OTLP.TenantAttribute, LiteLLMTenant: s.config.LiteLLM.Tenant,
+	})
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
