@@ -88,8 +88,8 @@ var attributeNames = [meanings][]string{
 // tagPrefix starts the names of cost-allocation tags.
 const tagPrefix = "flyball.tag."
 
-// attribute is what is known of an attribute's name.
-type attribute struct {
+// knownAttribute is what is known of an attribute's name.
+type knownAttribute struct {
 	name    string
 	means   meaning
 	rank    int  // among the names of the meaning; the lowest wins
@@ -99,12 +99,12 @@ type attribute struct {
 }
 
 // knownAttributes finds attributes by name.
-var knownAttributes = func() map[string]attribute {
-	all := map[string]attribute{}
+var knownAttributes = func() map[string]knownAttribute {
+	all := map[string]knownAttribute{}
 	for m, list := range attributeNames {
 		means := meaning(m)
 		for rank, name := range list {
-			all[name] = attribute{
+			all[name] = knownAttribute{
 				name: name, means: means, rank: rank,
 				unique:  means == meansSession || means == meansDecision,
 				special: means == meansTenant || means == meansTask || means == meansExperiment || means == meansTemplate && rank == 0,
@@ -116,22 +116,22 @@ var knownAttributes = func() map[string]attribute {
 
 // attributeOf finds what an attribute means, tags and the configured tenant attribute included. What it does
 // not find is nobody's business here and is never decoded: prompts and answers among it.
-func (o *otlp) attributeOf(name []byte) (attribute, bool) {
+func (o *otlp) attributeOf(name []byte) (knownAttribute, bool) {
 	if a, ok := knownAttributes[string(name)]; ok {
 		return a, true
 	}
 	if o.tenantAttribute != "" && string(name) == o.tenantAttribute {
-		return attribute{name: o.tenantAttribute, means: meansTenant, rank: len(attributeNames[meansTenant]), special: true}, true
+		return knownAttribute{name: o.tenantAttribute, means: meansTenant, rank: len(attributeNames[meansTenant]), special: true}, true
 	}
 	if len(name) > len(tagPrefix) && string(name[:len(tagPrefix)]) == tagPrefix {
-		return attribute{name: o.share(name), tag: true, special: true}, true
+		return knownAttribute{name: o.share(name), tag: true, special: true}, true
 	}
-	return attribute{}, false
+	return knownAttribute{}, false
 }
 
 // said is one attribute as the sender gave it. Its value has the official type; nil stands for a null.
 type said struct {
-	attribute
+	knownAttribute
 	value *commonpb.AnyValue
 }
 

@@ -231,7 +231,7 @@ func (o *otlp) jsonAttributes(list *attributeList) error {
 // jsonAttribute reads one attribute. Its value is read when its name is known to mean something, and so may
 // come before it.
 func (o *otlp) jsonAttribute(list *attributeList) error {
-	var a attribute
+	var a knownAttribute
 	wanted, value := false, -1
 	err := o.message(func(name []byte) error {
 		switch string(name) {
@@ -265,7 +265,7 @@ func (o *otlp) jsonAttribute(list *attributeList) error {
 	return nil
 }
 
-func (o *otlp) jsonValue(a attribute, s *slot) error {
+func (o *otlp) jsonValue(a knownAttribute, s *slot) error {
 	return o.message(func(kind []byte) error {
 		switch string(kind) {
 		case "stringValue":

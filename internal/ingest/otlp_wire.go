@@ -195,7 +195,7 @@ func (o *otlp) wireAttribute(b []byte, list *attributeList) error {
 }
 
 // valueOf makes a string of an attribute's value; one copy serves all records that share it.
-func (o *otlp) valueOf(a attribute, v []byte) string {
+func (o *otlp) valueOf(a knownAttribute, v []byte) string {
 	if a.unique || len(v) > maxName {
 		return string(v)
 	}
