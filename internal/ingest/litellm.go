@@ -1,7 +1,9 @@
 package ingest
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,9 +34,8 @@ var litellmProviders = map[string]string{
 type litellmRecord struct {
 	id, trace, call, status  string
 	provider, model, group   string
-	tenants                  map[string]string // by field of the metadata
+	tenants                  []string // as the configured fields of the metadata say
 	prompt, completion       int64
-	counted                  bool // either of them was there
 	start, end, first        time.Time
 	stream, cacheHit         bool
 	cost                     *usage.PicoUSD
@@ -48,7 +49,7 @@ type litellmRecord struct {
 // one alone.
 func (i *Ingest) litellm(d *decoder, req *request, a *answer) {
 	d.lenient, d.maxRecord = true, len(d.text)
-	l := &litellmDecoder{decoder: d, fields: i.opt.LiteLLMTenant}
+	l := &litellmDecoder{decoder: d, fields: i.opt.LiteLLMTenant, tenants: make([]string, len(i.opt.LiteLLMTenant))}
 	var s usage.Span
 	counts := false
 	d.each(a,
@@ -64,13 +65,15 @@ func (i *Ingest) litellm(d *decoder, req *request, a *answer) {
 
 type litellmDecoder struct {
 	*decoder
-	fields []string // that may name the tenant
-	r      litellmRecord
+	fields  []string // that may name the tenant
+	tenants []string // what they say in this record
+	r       litellmRecord
 }
 
 // span reads one entry. It reports false for one that is no call, or one that failed and used nothing.
 func (l *litellmDecoder) span(s *usage.Span) (counts bool, err error) {
-	l.r = litellmRecord{tenants: map[string]string{}}
+	clear(l.tenants)
+	l.r = litellmRecord{tenants: l.tenants}
 	if err := l.entry(); err != nil {
 		return false, err
 	}
@@ -112,11 +115,7 @@ func (l *litellmDecoder) dimensions(s *usage.Span) error {
 	default:
 		return wrongField("metadata.requester_metadata.flyball.arm", "must be none, treated or holdback (%.32q)", r.arm)
 	}
-	for _, field := range l.fields {
-		if s.TenantID = r.tenants[field]; s.TenantID != "" {
-			break
-		}
-	}
+	s.TenantID = cmp.Or(r.tenants...)
 	if l.tenant != "" {
 		s.TenantID = l.tenant // LiteLLM's teams are not tenants where the token names one
 	}
@@ -242,13 +241,8 @@ func (l *litellmDecoder) metadata() error {
 		case "requester_metadata":
 			return l.requester()
 		}
-		for _, field := range l.fields {
-			if string(name) == field {
-				var tenant string
-				err := l.loose(&tenant)
-				r.tenants[field] = tenant
-				return err
-			}
+		if n := slices.Index(l.fields, string(name)); n >= 0 {
+			return l.loose(&r.tenants[n])
 		}
 		return l.other()
 	})
@@ -315,7 +309,6 @@ func (l *litellmDecoder) usageObject() (err error) {
 }
 
 func (l *litellmDecoder) total(into *int64) (err error) {
-	l.r.counted = true
 	*into, err = l.integer(usage.MaxTokens)
 	return err
 }
