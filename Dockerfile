@@ -15,6 +15,6 @@ COPY deploy/flyball.yaml /etc/flyball/flyball.yaml
 RUN install -d -o 65532 -g 65532 -m 0700 /var/lib/flyball/spool
 USER 65532:65532
 WORKDIR /var/lib/flyball
-EXPOSE 8080 8088
+EXPOSE 8080 8088 4317
 ENTRYPOINT ["flyball"]
 CMD ["serve", "--role", "worker,ingest,gateway,console", "--config", "/etc/flyball/flyball.yaml"]

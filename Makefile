@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race lint fmt e2e soak bench-sweep bench-query bench-loop clean
+.PHONY: help up engine build test race lint fmt e2e soak bench-ingest bench-sweep bench-query bench-loop clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ e2e: bin/gotestsum engine ## Run the whole loop on real servers, kills included 
 
 soak: engine ## Run the long versions of the tests
 	FLYBALL_SOAK=1 go test -tags e2e -count 1 -timeout 4h -v ./tests/...
+
+bench-ingest: engine ## Measure ingest: decode and price per format on one core, and to the store
+	go test ./internal/ingest -run '^$$' -bench 'DecodeAndPrice|OfficialDecoder' -cpu 1 -benchtime 3s
 
 bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
 	FLYBALL_BENCH=1 go test -p 1 ./internal/clickhouse ./activities -run '^$$' -bench 'Sweep|Tick' -benchtime 20x

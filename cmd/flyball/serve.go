@@ -136,12 +136,18 @@ func (s *system) serve(ctx context.Context, roles []config.Role) (err error) {
 		return slices.ContainsFunc(any, func(r config.Role) bool { return slices.Contains(roles, r) })
 	}
 	// All that can fail at once does so before anything runs.
-	var front, page net.Listener
+	var front, otlp, page net.Listener
 	if serves(config.Ingest, config.Gateway) {
 		if front, err = listen(s.config.Ingest.Listen, "ingest.listen"); err != nil {
 			return err
 		}
 		defer front.Close()
+	}
+	if serves(config.Ingest) && s.config.OTLP.Listen != "" {
+		if otlp, err = listen(s.config.OTLP.Listen, "otlp.listen"); err != nil {
+			return err
+		}
+		defer otlp.Close()
 	}
 	if serves(config.Console) {
 		if page, err = listen(s.config.Console.Listen, "console.listen"); err != nil {
@@ -162,6 +168,10 @@ func (s *system) serve(ctx context.Context, roles []config.Role) (err error) {
 	if front != nil {
 		s.log.Info("Serving", "roles", roles, "address", front.Addr().String())
 		group.Go(func() error { return s.runFront(ctx, front, roles, nil) })
+	}
+	if otlp != nil {
+		s.log.Info("Serving", "protocol", "OTLP/gRPC", "address", otlp.Addr().String())
+		group.Go(func() error { return s.ingest.ServeOTLP(ctx, otlp) })
 	}
 	if page != nil {
 		s.log.Info("Serving", "role", config.Console, "address", page.Addr().String())

@@ -81,6 +81,7 @@ func front(t *testing.T, change func(*config.Config)) *system {
 	store := miniredis.RunT(t)
 	c := config.Default()
 	c.Ingest.Listen, c.Console.Listen, c.Temporal.Address = freeAddress(t), freeAddress(t), freeAddress(t)
+	c.OTLP.Listen = freeAddress(t)
 	c.Redis.Addr = store.Addr()
 	change(&c)
 	s := &system{config: c, log: slog.New(slog.DiscardHandler)}

@@ -158,7 +158,7 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 		mux.Handle(pattern, admitted(s.door, ingest.ScopeDecide, trusted, handler))
 	}
 	if s.ingest != nil {
-		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/outcomes", "/v1/deployments"} {
+		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/outcomes", "/v1/deployments", "/v1/traces", "/v1/logs", "/v1/litellm"} {
 			mux.Handle(path, s.ingest.Handler())
 		}
 	}
@@ -214,6 +214,7 @@ func (s *system) openIngest() (err error) {
 		Lookup: func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error) {
 			return s.store.FindSpans(ctx, traces, time.Now())
 		},
+		TenantAttribute: s.config.OTLP.TenantAttribute, LiteLLMTenant: s.config.LiteLLM.Tenant,
 	})
 	if err != nil {
 		return &exitError{exitUsage, err}

@@ -62,7 +62,7 @@ func upCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.state, "state", ".flyball", "state folder")
 	cmd.Flags().StringVar(&o.source, "source", ".", "checkout to build the Temporal server from")
-	cmd.Flags().IntVar(&o.portBase, "port-base", 0, "fix all ports, in a row from this one (0: 8080, 8088 and free ones)")
+	cmd.Flags().IntVar(&o.portBase, "port-base", 0, "fix all ports, in a row from this one (0: 8080, 8088, 4317 or another, and free ones)")
 	cmd.Flags().BoolVar(&o.noSimulator, "no-simulator", false, "send no synthetic traffic, and keep the standard profile")
 	cmd.Flags().BoolVar(&o.noWorker, "no-worker", false, "run no workflows here: flyball serve --role worker does")
 	cmd.Flags().StringVar(&o.policies, "policies", "", "policy directory in place of the shipped ones, reloaded when it changes")
@@ -109,7 +109,7 @@ func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
 	}
 	c.Policies = o.policies
 	c.Spool = stack.Folder().Path("spool")
-	c.Ingest.Listen, c.Console.Listen = loopback(ports.Ingest), loopback(ports.Console)
+	c.Ingest.Listen, c.OTLP.Listen, c.Console.Listen = loopback(ports.Ingest), loopback(ports.OTLP), loopback(ports.Console)
 	c.ClickHouse = config.ClickHouse(addresses.ClickHouse)
 	c.Redis = config.Redis{Addr: loopback(ports.Redis), Password: redisPassword}
 	c.Temporal.Address, c.Temporal.UI = loopback(ports.Temporal), addresses.TemporalUI
@@ -136,6 +136,10 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 	if err != nil {
 		return err
 	}
+	otlp, err := listen(c.OTLP.Listen, "--port-base")
+	if err != nil {
+		return err
+	}
 	page, err := listen(c.Console.Listen, "--port-base")
 	if err != nil {
 		return err
@@ -158,7 +162,7 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 		return st
 	}
 
-	if err := stack.Publish(); err != nil { // both listeners take connections by now
+	if err := stack.Publish(); err != nil { // all listeners take connections by now
 		return &exitError{exitUsage, err}
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -166,9 +170,11 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 		group.Go(func() error { s.policies.Watch(ctx, c.Policies); return nil })
 	}
 	group.Go(func() error { return s.runFront(ctx, front, config.Roles(), extra) })
+	group.Go(func() error { return s.ingest.ServeOTLP(ctx, otlp) })
 	group.Go(func() error { return s.runConsole(ctx, page, work, status) })
 	screen.say("Console  %s", addresses.Console)
 	screen.say("Ingest   %s", addresses.Ingest)
+	screen.say("OTLP     %s (gRPC; OTLP/HTTP is at the ingest's /v1/traces)", addresses.OTLP)
 	group.Go(func() error {
 		if !o.noSimulator {
 			if err := s.seed(ctx, simulator, stack.Folder(), screen); err != nil {

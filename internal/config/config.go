@@ -26,7 +26,7 @@ type Role string
 // The roles.
 const (
 	Worker  Role = "worker"  // workflows and activities: sweep, alerts, incidents, decisions
-	Ingest  Role = "ingest"  // POST /v1/spans, /v1/quality, /v1/deployments
+	Ingest  Role = "ingest"  // POST /v1/spans, /v1/quality, /v1/deployments; OTLP; LiteLLM
 	Gateway Role = "gateway" // POST /v1/decide
 	Console Role = "console" // pages and their API
 )
@@ -83,6 +83,8 @@ type Config struct {
 	Spool      string     `yaml:"spool"`       // directory of acknowledged telemetry that is not stored yet
 	Tokens     []Token    `yaml:"tokens"`      // to ingest and gateway; without any, only programs on loopback are let in
 	TokensFile string     `yaml:"tokens_file"` // more of them, a list; read again when it changes
+	OTLP       OTLP       `yaml:"otlp"`
+	LiteLLM    LiteLLM    `yaml:"litellm"`
 	Console    Listener   `yaml:"console"`
 	Hosts      []string   `yaml:"hosts"` // names by which browsers address the console
 	ClickHouse ClickHouse `yaml:"clickhouse"`
@@ -93,6 +95,17 @@ type Config struct {
 // Listener is where a server listens.
 type Listener struct {
 	Listen string `yaml:"listen"` // host:port
+}
+
+// OTLP is how OpenTelemetry is taken in. OTLP/HTTP is served beside the rest of ingest.
+type OTLP struct {
+	Listen          string `yaml:"listen"`           // host:port of OTLP/gRPC; empty: not served
+	TenantAttribute string `yaml:"tenant_attribute"` // names the tenant where neither flyball.tenant_id nor tenant.id does
+}
+
+// LiteLLM is how LiteLLM's log is taken in.
+type LiteLLM struct {
+	Tenant []string `yaml:"tenant"` // fields of its metadata that name the tenant; the first that is there wins
 }
 
 // Token lets a sender of telemetry in, and one without a tenant whoever asks the gateway too. What is left
@@ -170,6 +183,8 @@ type Temporal struct {
 func Default() Config {
 	return Config{
 		Profile: Standard,
+		OTLP:    OTLP{Listen: "127.0.0.1:4317"},
+		LiteLLM: LiteLLM{Tenant: []string{"user_api_key_team_id", "user_api_key_org_id", "user_api_key_alias"}},
 		Ingest:  Listener{"127.0.0.1:8080"}, Console: Listener{"127.0.0.1:8088"}, Spool: "spool",
 		ClickHouse: ClickHouse{URL: "http://127.0.0.1:8123", User: "default", Database: "flyball"},
 		Redis:      Redis{Addr: "127.0.0.1:6379"},
@@ -259,6 +274,11 @@ func (c Config) Validate() error {
 		_, _, err := net.SplitHostPort(listen)
 		check(err == nil, "%s: %q is not host:port", name, listen)
 	}
+	if c.OTLP.Listen != "" {
+		_, _, err := net.SplitHostPort(c.OTLP.Listen)
+		check(err == nil, "otlp.listen: %q is not host:port; leave it empty to serve no OTLP/gRPC", c.OTLP.Listen)
+	}
+	check(len(c.LiteLLM.Tenant) > 0, "litellm.tenant: name at least one field of LiteLLM's metadata")
 	u, err := url.Parse(c.ClickHouse.URL)
 	check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "clickhouse.url: %q is not http://host:port or https://host:port", c.ClickHouse.URL)
 	for provider, page := range c.StatusPages {

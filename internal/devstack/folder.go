@@ -52,6 +52,7 @@ type credentials struct {
 // Addresses is the content of addresses.json: where a running stack serves. It holds a password.
 type Addresses struct {
 	Ingest     string            `json:"ingest"`
+	OTLP       string            `json:"otlp"` // OTLP/gRPC, in the form of OTEL_EXPORTER_OTLP_ENDPOINT
 	Console    string            `json:"console"`
 	Temporal   string            `json:"temporal"`
 	TemporalUI string            `json:"temporal_ui"`

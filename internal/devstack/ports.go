@@ -13,6 +13,7 @@ const loopback = "127.0.0.1"
 const (
 	defaultIngest  = 8080
 	defaultConsole = 8088
+	defaultOTLP    = 4317 // a collector may have it already: then another one will do
 )
 
 // Free ports are looked for below the range from which systems take the ports of outgoing connections: in it,
@@ -24,11 +25,11 @@ const (
 
 // Ports are the loopback ports of a stack.
 type Ports struct {
-	Ingest, Console, ClickHouse, Redis, Temporal, TemporalUI int
+	Ingest, Console, ClickHouse, Redis, Temporal, TemporalUI, OTLP int
 }
 
-// PickPorts chooses the ports: six in a row from base, or, when base is zero, the known ones for ingest and
-// console and free ones for the rest. A chosen port that is taken is a SetupError.
+// PickPorts chooses the ports: seven in a row from base, or, when base is zero, the known ones for ingest and
+// console, OTLP's own where it is free, and free ones for the rest. A chosen port that is taken is a SetupError.
 func PickPorts(base int) (Ports, error) {
 	var p Ports
 	named := []struct {
@@ -41,6 +42,7 @@ func PickPorts(base int) (Ports, error) {
 		{"Redis", &p.Redis},
 		{"Temporal", &p.Temporal},
 		{"the Temporal UI", &p.TemporalUI},
+		{"OTLP", &p.OTLP},
 	}
 	if base != 0 && (base < 1 || base+len(named)-1 > 65535) {
 		return Ports{}, &SetupError{
@@ -50,6 +52,9 @@ func PickPorts(base int) (Ports, error) {
 	}
 	if base == 0 {
 		p.Ingest, p.Console = defaultIngest, defaultConsole
+		if checkFree(defaultOTLP) == nil {
+			p.OTLP = defaultOTLP
+		}
 	} else {
 		for i := range named {
 			*named[i].port = base + i

@@ -12,7 +12,7 @@ func TestPortsFromABaseAreARow(t *testing.T) {
 	base := freeBase(t)
 	ports, err := PickPorts(base)
 	require.NoError(t, err)
-	require.Equal(t, Ports{base, base + 1, base + 2, base + 3, base + 4, base + 5}, ports)
+	require.Equal(t, Ports{base, base + 1, base + 2, base + 3, base + 4, base + 5, base + 6}, ports)
 }
 
 func TestTakenPortIsNamedWithItsUseAndTheMend(t *testing.T) {
@@ -57,6 +57,7 @@ func TestDefaultPortsAreTheKnownOnesAndFreeOnes(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 8080, ports.Ingest)
 	require.Equal(t, 8088, ports.Console)
+	require.NotZero(t, ports.OTLP)
 	distinct := map[int]bool{}
 	for _, port := range []int{ports.ClickHouse, ports.Redis, ports.Temporal, ports.TemporalUI} {
 		require.True(t, port >= freeFrom && port < freeTo, port)

@@ -181,7 +181,7 @@ func (s *Stack) Temporal(ctx context.Context) (hostPort string, err error) {
 	return address(s.ports.Temporal), nil
 }
 
-// Ports are the ports of the stack; those of ingest and console are for the caller to listen on.
+// Ports are the ports of the stack; those of ingest, OTLP and console are for the caller to listen on.
 func (s *Stack) Ports() Ports { return s.ports }
 
 // Folder is the state folder, for what else outlives a run.
@@ -193,6 +193,7 @@ func (s *Stack) Addresses() Addresses {
 	redis := url.URL{Scheme: "redis", User: url.UserPassword("", s.redisPassword), Host: address(s.ports.Redis)}
 	return Addresses{
 		Ingest:     serves(s.ports.Ingest),
+		OTLP:       serves(s.ports.OTLP),
 		Console:    serves(s.ports.Console),
 		Temporal:   serves(s.ports.Temporal),
 		TemporalUI: serves(s.ports.TemporalUI),

@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 )
 
 // spanLines makes NDJSON of spans such as a gateway sends.
@@ -23,19 +26,67 @@ func spanLines(n, run int) string {
 	return b.String()
 }
 
-// BenchmarkDecodeAndPrice is one core's work on native JSON, from the body to encoded records.
+// BenchmarkDecodeAndPrice is one core's work, from the body to encoded records, on the same calls in every format.
 func BenchmarkDecodeAndPrice(b *testing.B) {
 	const spans = 1000
-	i := &Ingest{opt: testOptions(b, "", nil), anyTenant: true}
-	body := []byte(spanLines(spans, 1))
-	b.SetBytes(int64(len(body)))
+	opt := testOptions(b, "", nil)
+	opt.LiteLLMTenant = defaultLiteLLMTenant
+	i := &Ingest{opt: opt, anyTenant: true}
+	var calls []*tracepb.Span
+	var entries []string
+	for n := range spans {
+		calls = append(calls, otelSpan(n+1, chat.with(attrs{
+			"gen_ai.usage.input_tokens": 1000 + n%500, "gen_ai.conversation.id": fmt.Sprint("s", n/5), "flyball.tenant_id": fmt.Sprint("org_", n%40),
+		})))
+		entries = append(entries, strings.ReplaceAll(litellmWith(b, map[string]string{"id": fmt.Sprintf(`"chatcmpl-%d"`, n)}), "\n", ""))
+	}
+	otel := func(binary bool) func(*decoder, *request, *answer) {
+		return func(d *decoder, req *request, a *answer) {
+			if err := i.newOTLP(d, req, a).decode(traces, binary); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	for _, format := range []struct {
+		name, body string
+		decode     func(*decoder, *request, *answer)
+	}{
+		{"native", spanLines(spans, 1), (*decoder).spans},
+		{"otlp-protobuf", marshal(b, export(acme, calls...)), otel(true)},
+		{"otlp-json", otlpJSON(b, export(acme, calls...)), otel(false)},
+		{"litellm", strings.Join(entries, "\n"), i.litellm},
+	} {
+		b.Run(format.name, func(b *testing.B) {
+			body := []byte(format.body)
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			before := cpuTime(b)
+			for b.Loop() {
+				req, a := newRequest(i), &answer{}
+				format.decode(newDecoder(body, testNow, ""), req, a)
+				if len(req.units) != spans {
+					b.Fatal(a.Refused)
+				}
+			}
+			perCore(b, b.N*spans, before)
+		})
+	}
+}
+
+// BenchmarkOfficialDecoder is what proto.Unmarshal alone takes of the same request: why it is not used.
+func BenchmarkOfficialDecoder(b *testing.B) {
+	const spans = 1000
+	var calls []*tracepb.Span
+	for n := range spans {
+		calls = append(calls, otelSpan(n+1, chat))
+	}
+	body := []byte(marshal(b, export(acme, calls...)))
 	b.ReportAllocs()
 	before := cpuTime(b)
 	for b.Loop() {
-		req, a := newRequest(i), &answer{}
-		newDecoder(body, testNow, "").spans(req, a)
-		if len(req.units) != spans {
-			b.Fatal(a.Refused)
+		var r coltracepb.ExportTraceServiceRequest
+		if err := proto.Unmarshal(body, &r); err != nil {
+			b.Fatal(err)
 		}
 	}
 	perCore(b, b.N*spans, before)

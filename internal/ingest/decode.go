@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -28,8 +27,9 @@ var earliest = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 // or a *syntaxError.
 type decoder struct {
 	cursor
-	now    time.Time
-	tenant string // of the ingest token; "" leaves it to the record
+	now       time.Time
+	tenant    string // of the ingest token; "" leaves it to the record
+	maxRecord int    // bytes
 
 	lastTags map[string]string
 }
@@ -39,7 +39,7 @@ func newDecoder(body []byte, now time.Time, tenant string) *decoder {
 		cursor:   cursor{text: body, names: map[string]string{}},
 		now:      now,
 		tenant:   tenant,
-		lastTags: map[string]string{},
+		lastTags: map[string]string{}, maxRecord: maxRecord,
 	}
 }
 
@@ -574,17 +574,8 @@ func (d *decoder) money(into **usage.PicoUSD) error {
 	if err != nil {
 		return err
 	}
-	amount, _, err := pricing.Parse(string(text))
-	switch {
-	case err != nil:
-		return wrong("must be an amount in dollars (%.32s)", text)
-	case amount < 0:
-		return wrong("must not be negative (%.32s)", text)
-	case amount > maxReportedUSD*1e12:
-		return wrong("must be at most %d dollars (%.32s)", maxReportedUSD, text)
-	}
-	*into = &amount
-	return nil
+	*into, err = dollars(string(text))
+	return err
 }
 
 // tags reads a map of names. The map is the decoder's: it is valid until the next one is read.

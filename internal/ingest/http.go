@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,8 +55,15 @@ func refuseAll(status int, format string, args ...any) error {
 
 // serve answers requests whose bodies decode reads, of senders whose token has the scope.
 func (i *Ingest) serve(scope Scope, decode func(*decoder, *request, *answer)) http.HandlerFunc {
+	records := func(d *decoder, req *request, a *answer) error {
+		if len(bytes.TrimSpace(d.text)) == 0 {
+			return refuseAll(http.StatusBadRequest, "the body is empty")
+		}
+		decode(d, req, a)
+		return nil
+	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		a, err := i.take(r, scope, decode)
+		a, err := i.take(r, scope, checkType, records)
 		w.Header().Set("Content-Type", "application/json")
 		if err != nil {
 			s := statusOf(err)
@@ -92,10 +100,13 @@ func statusOf(err error) *statusError {
 	return &statusError{http.StatusServiceUnavailable, 1, err}
 }
 
-// admitted lets a request in, or says why not.
+// admitted lets a sender in, unless it must wait, or says why not.
 func (i *Ingest) admitted(r *http.Request, scope Scope) (*Caller, error) {
 	caller, err := i.opt.Door.Admit(r, scope, i.opt.Now())
 	if err == nil {
+		if i.spool.backlog(i.cursor.Load()) > i.opt.MaxSpool {
+			return nil, errBusy
+		}
 		return caller, nil
 	}
 	status, retry := StatusOf(err)
@@ -107,30 +118,32 @@ func (i *Ingest) admitted(r *http.Request, scope Scope) (*Caller, error) {
 	return nil, &statusError{status, int(math.Ceil(retry.Seconds())), err}
 }
 
-func (i *Ingest) take(r *http.Request, scope Scope, decode func(*decoder, *request, *answer)) (*answer, error) {
+// take lets a request in, reads its body and makes its records durable. The error of decode refuses all of it.
+func (i *Ingest) take(r *http.Request, scope Scope, check func(contentType string) error, decode func(*decoder, *request, *answer) error) (*answer, error) {
 	caller, err := i.admitted(r, scope)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkType(r.Header.Get("Content-Type")); err != nil {
+	if err := check(r.Header.Get("Content-Type")); err != nil {
 		return nil, err
-	}
-	if i.spool.backlog(i.cursor.Load()) > i.opt.MaxSpool {
-		return nil, errBusy
 	}
 	body, release, err := i.body(r, caller.maxBody(i.opt.MaxBody))
 	defer release()
 	if err != nil {
 		return nil, err
 	}
-	if len(bytes.TrimSpace(body)) == 0 {
-		return nil, refuseAll(http.StatusBadRequest, "the body is empty")
-	}
+	return i.keep(r.Context(), body, caller, decode)
+}
+
+// keep decodes a body and makes its records durable.
+func (i *Ingest) keep(ctx context.Context, body []byte, caller *Caller, decode func(*decoder, *request, *answer) error) (*answer, error) {
 	d := newDecoder(body, i.opt.Now(), caller.Tenant)
 	req, a := newRequest(i), &answer{Refused: []refusal{}}
-	decode(d, req, a)
+	if err := decode(d, req, a); err != nil {
+		return nil, err
+	}
 	caller.Charge(len(req.units)+len(a.Refused)+a.Unlisted, i.opt.Now())
-	if err := i.submit(r.Context(), req); err != nil {
+	if err := i.submit(ctx, req); err != nil {
 		return nil, err
 	}
 	a.Accepted, a.Duplicates = req.accepted, req.duplicates
@@ -272,8 +285,8 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 	record := func() error {
 		start := d.pos
 		err := one()
-		if err == nil && d.pos-start > maxRecord {
-			err = wrong("the record is larger than %d bytes", maxRecord)
+		if err == nil && d.pos-start > d.maxRecord {
+			err = wrong("the record is larger than %d bytes", d.maxRecord)
 		}
 		var field *fieldError
 		switch {

@@ -48,6 +48,13 @@ type Options struct {
 	// dimensions. It is asked about events whose span is not remembered. Nil: they wait for the span alone.
 	Lookup func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error)
 
+	// TenantAttribute is the OpenTelemetry attribute that names the tenant where neither flyball.tenant_id nor
+	// tenant.id does.
+	TenantAttribute string
+	// LiteLLMTenant are the metadata fields of LiteLLM that may name the tenant, the first that is there wins:
+	// user_api_key_team_id, user_api_key_org_id, user_api_key_alias when empty.
+	LiteLLMTenant []string
+
 	MaxBody     int64         // bytes of one request after decompression; 32 MiB
 	MaxSpool    int64         // bytes not drained before senders are told to wait; 4 GiB
 	MinFree     int64         // bytes that stay free on the spool's disk; 64 MiB
@@ -67,6 +74,9 @@ func (o *Options) defaults() error {
 	}
 	if o.Door == nil {
 		o.Door, _ = NewDoor(nil) // no token can be wrong
+	}
+	if len(o.LiteLLMTenant) == 0 {
+		o.LiteLLMTenant = defaultLiteLLMTenant
 	}
 	set(&o.MaxBody, 32<<20)
 	set(&o.MaxSpool, 4<<30)
@@ -196,13 +206,17 @@ func (i *Ingest) Close() error {
 // Spool names this spool in the sink's watermarks.
 func (i *Ingest) Spool() string { return i.spool.state.Spool }
 
-// Handler serves POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments.
+// Handler serves POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments, OTLP/HTTP at /v1/traces and
+// /v1/logs, and LiteLLM's log at /v1/litellm.
 func (i *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/spans", i.serve(ScopeSpans, (*decoder).spans))
 	mux.HandleFunc("POST /v1/quality", i.serve(ScopeQuality, (*decoder).qualities))
 	mux.HandleFunc("POST /v1/outcomes", i.serve(ScopeOutcomes, (*decoder).outcomes))
 	mux.HandleFunc("POST /v1/deployments", i.serve(ScopeDeployments, (*decoder).deployments))
+	mux.HandleFunc("POST /v1/traces", i.serveOTLP(traces))
+	mux.HandleFunc("POST /v1/logs", i.serveOTLP(logs))
+	mux.HandleFunc("POST /v1/litellm", i.serve(ScopeSpans, i.litellm))
 	return mux
 }
 

@@ -25,6 +25,7 @@ type cursor struct {
 	pos     int
 	scratch []byte
 	names   map[string]string // strings that many records share
+	lenient bool              // values that nobody looks at may be what JSON forbids
 }
 
 // syntaxError says that the text is not JSON at an offset: where the next record starts is unknown.
@@ -384,6 +385,9 @@ func (c *cursor) float(low, high float64) (float64, error) {
 
 // skip reads any value and returns its text.
 func (c *cursor) skip() ([]byte, error) {
+	if c.lenient {
+		return c.pass()
+	}
 	start := c.pos
 	err := c.value(maxDepth)
 	return c.text[start:c.pos], err

@@ -12,6 +12,7 @@ type Stats struct {
 	Accepted        int64            // records, embedded quality not counted
 	Refused         int64            // bad records
 	Duplicates      int64            // records that had been accepted before
+	Ignored         int64            // of OTLP and LiteLLM: records that are no calls or evaluations
 	Inserted        int64            // rows in the sink
 	Unpriced        map[string]int64 // spans by the model that has no price
 	Incomplete      int64            // spans whose usage was not complete
@@ -26,6 +27,7 @@ type Stats struct {
 
 type counters struct {
 	accepted, refused, duplicates, inserted atomic.Int64
+	ignored                                 atomic.Int64
 	incomplete, waiting, expired            atomic.Int64
 	corruptSegments                         atomic.Int64
 
@@ -86,7 +88,7 @@ func (i *Ingest) Stats() Stats {
 	defer c.mu.Unlock()
 	return Stats{
 		Accepted: c.accepted.Load(), Refused: c.refused.Load(), Duplicates: c.duplicates.Load(),
-		Inserted: c.inserted.Load(), Unpriced: maps.Clone(c.unpriced), Incomplete: c.incomplete.Load(),
+		Ignored: c.ignored.Load(), Inserted: c.inserted.Load(), Unpriced: maps.Clone(c.unpriced), Incomplete: c.incomplete.Load(),
 		Waiting: c.waiting.Load(), Expired: c.expired.Load(),
 		SpoolBytes: i.spool.backlog(i.cursor.Load()), SpoolRows: i.rows.Load(), OldestUnsent: oldest,
 		CorruptSegments: c.corruptSegments.Load(), SinkError: c.failing,

@@ -122,7 +122,7 @@ func TestComposeMatchesTheConfiguration(t *testing.T) {
 	require.Equal(t, conf.Temporal.Address, c.Services["temporal-ui"].Environment["TEMPORAL_ADDRESS"])
 
 	published := flyball.published(t)
-	for _, listen := range []string{conf.Ingest.Listen, conf.Console.Listen} {
+	for _, listen := range []string{conf.Ingest.Listen, conf.Console.Listen, conf.OTLP.Listen} {
 		host, port, err := net.SplitHostPort(listen)
 		require.NoError(t, err)
 		require.Equal(t, "0.0.0.0", host, "loopback in a container is reached by nobody")
@@ -184,7 +184,8 @@ func TestImageBuildsAsItIsRun(t *testing.T) {
 	require.Contains(t, stages[2], conf.Spool)
 	_, ingest, _ := net.SplitHostPort(conf.Ingest.Listen)
 	_, console, _ := net.SplitHostPort(conf.Console.Listen)
-	require.Contains(t, stages[2], "EXPOSE "+ingest+" "+console)
+	_, otlp, _ := net.SplitHostPort(conf.OTLP.Listen)
+	require.Contains(t, stages[2], "EXPOSE "+ingest+" "+console+" "+otlp)
 	require.Contains(t, stages[2], `CMD ["`+strings.Join(c.Services["flyball"].Command, `", "`)+`"]`)
 
 	// What .dockerignore lets through is all that the build and the image copy.
@@ -208,5 +209,45 @@ func TestImageBuildsAsItIsRun(t *testing.T) {
 		require.True(t, slices.ContainsFunc(sent, func(folder string) bool {
 			return file == folder || strings.HasPrefix(file, folder+"/")
 		}), ".dockerignore keeps %s from the build", file)
+	}
+}
+
+// The Collector's configuration sends to where the deployed Flyball listens, with its token.
+func TestCollectorSendsToFlyball(t *testing.T) {
+	_, conf := deployed(t)
+	var collector struct {
+		Receivers, Processors map[string]any
+		Exporters             map[string]struct {
+			Endpoint    string
+			Headers     map[string]string
+			Compression string
+		}
+		Service struct {
+			Pipelines map[string]struct{ Receivers, Processors, Exporters []string }
+		}
+	}
+	readYAML(t, "deploy/otel-collector.yaml", &collector)
+	_, ingest, _ := net.SplitHostPort(conf.Ingest.Listen)
+	_, otlp, _ := net.SplitHostPort(conf.OTLP.Listen)
+	require.Equal(t, "http://flyball:"+ingest, collector.Exporters["otlphttp/flyball"].Endpoint)
+	require.Equal(t, "flyball:"+otlp, collector.Exporters["otlp/flyball"].Endpoint)
+	for name, exporter := range collector.Exporters {
+		require.Equal(t, "gzip", exporter.Compression, name)
+		for _, secret := range exporter.Headers {
+			require.Equal(t, "Bearer ${env:FLYBALL_INGEST_TOKEN}", secret, name)
+		}
+		require.Len(t, exporter.Headers, 1, name)
+	}
+	require.ElementsMatch(t, []string{"traces", "logs"}, slices.Collect(maps.Keys(collector.Service.Pipelines)), "the signals that Flyball takes")
+	for name, pipeline := range collector.Service.Pipelines {
+		for _, part := range pipeline.Receivers {
+			require.Contains(t, collector.Receivers, part, name)
+		}
+		for _, part := range pipeline.Processors {
+			require.Contains(t, collector.Processors, part, name)
+		}
+		for _, part := range pipeline.Exporters {
+			require.Contains(t, collector.Exporters, part, name)
+		}
 	}
 }
