@@ -82,6 +82,7 @@ type Config struct {
 	Ingest     Listener   `yaml:"ingest"` // ingest and gateway share it
 	Spool      string     `yaml:"spool"`  // directory of acknowledged telemetry that is not stored yet
 	Tokens     []Token    `yaml:"tokens"` // to ingest and gateway; without any, only programs on loopback are let in
+	Access     Access     `yaml:"access"` // who may read what of the telemetry
 	Console    Listener   `yaml:"console"`
 	Hosts      []string   `yaml:"hosts"` // names by which browsers address the console
 	ClickHouse ClickHouse `yaml:"clickhouse"`
@@ -223,6 +224,7 @@ func (c Config) Validate() error {
 	check(c.Spool != "", "spool: name a directory that survives restarts")
 	check(c.ClickHouse.Database != "", "clickhouse.database: name the database")
 	check(c.Temporal.Namespace != "", "temporal.namespace: name the namespace")
+	errs = append(errs, c.Access.problems()...)
 	for i, t := range c.Tokens {
 		check(tokenHash.MatchString(t.Hash), "tokens[%d].hash: want the 64 hex digits of the secret's SHA-256", i)
 	}

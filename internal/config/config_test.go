@@ -64,3 +64,43 @@ func TestParseRoles(t *testing.T) {
 	_, err = ParseRoles("worker,cooking")
 	require.ErrorContains(t, err, `"cooking"`)
 }
+
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	c, err := Parse([]byte(`access:
+  groups:
+    fin-ops: {roles: [finops]}
+    evaluation: {roles: [ai_engineering, embargo]}
+    acme: {roles: [tenant], tenants: [acme, acme-labs]}
+  embargoed_models: ["next-*"]
+`), none)
+	require.NoError(t, err)
+	require.True(t, c.Access.Groups["evaluation"].Has(Embargo))
+	require.Equal(t, []string{"acme", "acme-labs"}, c.Access.Groups["acme"].Tenants)
+
+	_, err = Parse([]byte(`access:
+  groups:
+    a: {roles: [boss]}
+    b: {roles: [embargo]}
+    c: {roles: [tenant]}
+    d: {roles: [finops], tenants: [x]}
+    e: {roles: [finops, tenant], tenants: ["x\ny"]}
+    flyball_reader: {roles: [oncall]}
+    f: {}
+  embargoed_models: ["[a-z]", ""]
+  unrestricted: [""]
+`), none)
+	for _, want := range []string{
+		`access.groups.a.roles: "boss" is none of finops, ai_engineering, oncall, tenant, embargo`,
+		"access.groups.b.roles: name one of finops",
+		"access.groups.c: the role tenant needs tenants",
+		"access.groups.d: the role tenant needs tenants, and tenants need the role tenant",
+		"access.groups.e.roles: a role that sees every tenant leaves nothing",
+		"access.groups.e.tenants[0]",
+		"access.groups.flyball_reader: names that begin with flyball",
+		"access.groups.f.roles: name one of",
+		"access.embargoed_models[0]", "access.embargoed_models[1]", "access.unrestricted[0]",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+}
