@@ -49,6 +49,7 @@ func tenants(t *testing.T) *chservetest.Server {
 		"CREATE VIEW totals AS SELECT count() AS n FROM spans",
 		"CREATE TABLE quality (tenant_id LowCardinality(String), model LowCardinality(String), score Float64, at DateTime) ENGINE = MergeTree PARTITION BY toYYYYMMDD(at) ORDER BY (tenant_id, model)",
 		"INSERT INTO quality SELECT tenant, if(number % 2 = 0, 'next-1', 'now-1'), number / 10, toDateTime('2026-01-01 00:00:00') + 86400 * (tenant = 'globex') FROM numbers(10) ARRAY JOIN ['acme', 'globex'] AS tenant",
+		"CREATE VIEW dearer AS SELECT * FROM spans WHERE cost > {least:Int64}",
 		"CREATE TABLE settings (name String) ENGINE = MergeTree ORDER BY name",
 		"CREATE TABLE private.t (n UInt8) ENGINE = MergeTree ORDER BY n",
 		"INSERT INTO settings VALUES ('secret')", "INSERT INTO private.t VALUES (1)",
@@ -243,6 +244,14 @@ func testTenantsCannotEscape(t *testing.T, server *chservetest.Server) {
 		{"a table that is not shared", 497, "SELECT * FROM (SELECT * FROM flyball.settings)"},
 		{"a table that is not shared in a join", 497, "SELECT * FROM spans, settings"},
 		{"the view that fills a rollup", 497, "SELECT * FROM kpi_1m_from_spans"},
+		{"a virtual column in an escape", 497, "SELECT `_p\\x61rt` FROM spans"},
+		{"a virtual column in USING", 497, "SELECT count() FROM spans AS a JOIN spans AS b USING (_part_offset)"},
+		{"a virtual column in a tuple", 497, "SELECT x.1 FROM (SELECT tuple(_part) AS x FROM spans)"},
+		{"a parameterised view", 497, "SELECT * FROM dearer(least = 1)"},
+		{"the identity of the connection", 497, "SELECT getSetting('log_comment')"},
+		{"who am I", 497, "SELECT currentUser(), hostName()"},
+		{"a table through a function", 497, "SELECT joinGet('flyball.settings', 'name', 'x')"},
+		{"a table through IN", 497, "SELECT count() FROM spans WHERE model IN (SELECT name FROM settings)"},
 		{"throw at others' rows", 497, "SELECT throwIf(tenant_id != 'acme') FROM spans"},
 		{"wait", 497, "SELECT sleepEachRow(1) FROM spans"},
 		{"S3", 497, "SELECT * FROM s3('http://127.0.0.1/x', 'CSV', 'x String')"},
@@ -287,6 +296,16 @@ func testTenantsCannotEscape(t *testing.T, server *chservetest.Server) {
 			t.Parallel()
 			code, text := post(t, server, "acme-reader", "a", url.Values{"database": {"flyball"}, name: {value}}, "SELECT count() FROM spans")
 			require.Contains(t, []string{"164", "115"}, code, text)
+		})
+	}
+	for name, value := range map[string]string{"table": "settings", "column": "_part_offset"} {
+		t.Run("a "+name+" by a parameter", func(t *testing.T) {
+			t.Parallel()
+			names := url.Values{"database": {"flyball"}, "param_table": {"spans"}, "param_column": {"model"}}
+			names.Set("param_"+name, value)
+			code, text := post(t, server, "acme-reader", "a", names, "SELECT {column:Identifier} FROM {table:Identifier}")
+			require.Equal(t, "497", code, text)
+			require.Contains(t, text, value)
 		})
 	}
 	t.Run("databases", func(t *testing.T) {

@@ -2,8 +2,11 @@ package main_test
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -55,9 +58,30 @@ func testReadersKeepTheirBounds(t *testing.T, server *chservetest.Server) {
 			require.Equal(t, "164", answer.Header.Get("X-ClickHouse-Exception-Code"))
 		})
 	}
+	t.Run("a gzip bomb", func(t *testing.T) {
+		var bomb bytes.Buffer
+		zip := gzip.NewWriter(&bomb)
+		_, err := io.CopyN(zip, zeros{}, 100<<20)
+		require.NoError(t, err)
+		require.NoError(t, zip.Close())
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, &bomb)
+		require.NoError(t, err)
+		request.SetBasicAuth("acme-reader", "a")
+		request.Header.Set("Content-Encoding", "gzip")
+		answer, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		require.NoError(t, err)
+		require.Contains(t, string(text), "longer than 262144 bytes")
+	})
 	t.Run("many at once", func(t *testing.T) { testTurns(t, server) })
 	t.Run("a statement that does not come", func(t *testing.T) { testSlowStatement(t, server) })
 }
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // testTurns: a reader runs four statements at once, a fifth is refused after a while, and an admin never waits.
 func testTurns(t *testing.T, server *chservetest.Server) {

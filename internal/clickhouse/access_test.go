@@ -192,7 +192,7 @@ func testAccessParses(t *testing.T, s *Store) {
 // testReaders runs the product's own questions as each group and requires that it sees what is its own.
 func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 	ctx := t.Context()
-	base := time.Now().UTC().Truncate(time.Minute).Add(-time.Hour)
+	base := time.Now().UTC().Truncate(time.Minute).Add(-30 * time.Minute)
 	to := base.Add(10 * time.Minute)
 	record := func(tenant, model string, n int) {
 		spans := calls(n, base, usage.Span{RequestedModel: model, Model: model, Cost: 100, TraceID: "", Tokens: usage.Tokens{UncachedInput: 5, Output: 1}})
@@ -246,6 +246,32 @@ func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 			series, err := s.Minutes(ctx, theirs, base, to)
 			require.NoError(t, err)
 			require.Equal(t, sees, slices.ContainsFunc(series, func(m kpi.Minute) bool { return m.Requests > 0 }))
+
+			// The rest of what people are shown: it is answered, and holds nothing of theirs.
+			deployments, err := s.Deployments(ctx, theirs, base, to)
+			require.NoError(t, err)
+			require.Empty(t, deployments)
+			sightings, err := s.FirstSeen(ctx, theirs, base, to, time.Hour)
+			require.NoError(t, err)
+			require.Equal(t, sees, len(sightings) > 0)
+			changes, err := s.Completion(ctx, theirs, base, to)
+			require.NoError(t, err)
+			require.Equal(t, sees, len(changes) > 0)
+			attributions, err := s.Attribution(ctx, theirs, base, to, base.Add(-time.Hour), base)
+			require.NoError(t, err)
+			require.Equal(t, sees, len(attributions) > 0)
+			_, found, err := s.LastReport(ctx, theirs)
+			require.NoError(t, err)
+			require.False(t, found)
+			_, err = s.Decisions(ctx, "othernow-1")
+			require.NoError(t, err)
+			_, err = s.LastActEnded(ctx, theirs)
+			require.NoError(t, err)
+			_, err = s.Baselines(ctx, base.Truncate(time.Hour))
+			require.NoError(t, err)
+			known, err := s.HasSpan(ctx, "other", "othernow-10")
+			require.NoError(t, err)
+			require.Equal(t, sees, known)
 
 			var n uint64
 			for _, hidden := range []string{"migrations", "ingest_watermarks", "bucket_changes", "kpi_1m_from_spans", "system.parts"} {
