@@ -162,6 +162,14 @@ func testTenantsLearnNothing(t *testing.T, server *chservetest.Server) {
 	require.NotContains(t, ask("SELECT tenant_id FROM spans FORMAT Native"), "globex")
 	// Nor does an answer count what was read and left out.
 	require.NotContains(t, ask("SELECT count() FROM spans WHERE cost > 5 FORMAT JSON"), "rows_read")
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/?database=flyball", strings.NewReader("# not streamed\nSELECT sum(cost) FROM spans"))
+	require.NoError(t, err)
+	request.SetBasicAuth("acme-reader", "a")
+	answer, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+	require.Empty(t, answer.Header.Get("X-ClickHouse-Summary"))
 }
 
 // Rows of embargoed models are for those alone who may see them; tenants stay apart as before.
