@@ -1,6 +1,9 @@
 package config
 
 import (
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -102,5 +105,31 @@ func TestAccess(t *testing.T) {
 		"access.embargoed_models[0]", "access.embargoed_models[1]", "access.unrestricted[0]",
 	} {
 		require.ErrorContains(t, err, want)
+	}
+}
+
+// TestAccessExamples: what the documentation and the shipped configuration propose is accepted.
+func TestAccessExamples(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	_, after, found := strings.Cut(string(page), "```yaml\naccess:")
+	require.True(t, found)
+	section, _, _ := strings.Cut(after, "```")
+	examples := []string{"access:" + section}
+
+	shipped, err := os.ReadFile("../../deploy/flyball.yaml")
+	require.NoError(t, err)
+	_, after, found = strings.Cut(string(shipped), "\n# access:\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(after, "\n\n")
+	examples = append(examples, "access:\n"+regexp.MustCompile(`(?m)^# `).ReplaceAllString(section, ""))
+
+	for _, example := range examples {
+		c, err := Parse([]byte(example), none)
+		require.NoError(t, err, example)
+		require.NotEmpty(t, c.Access.Groups)
+		require.NotEmpty(t, c.Access.EmbargoedModels)
+		require.Equal(t, []string{"backup"}, c.Access.Unrestricted)
 	}
 }
