@@ -22,7 +22,7 @@ func (s *Store) PlanAccess(ctx context.Context, a Access) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	has, err := s.readAccess(ctx, a)
+	has, err := s.readAccess(ctx, "system", a)
 	var refused *ch.Exception
 	if errors.As(err, &refused) && refused.Code == codeAccessDenied {
 		return nil, fmt.Errorf("%w: %s", ErrNoAccessManagement, refused.Message)
@@ -54,7 +54,8 @@ const codeAccessDenied = 497
 
 // readAccess reads what the server has of the objects that Access makes: all roles that begin with the
 // database's name or are a group's, and what they have; all policies of the database that begin with its name.
-func (s *Store) readAccess(ctx context.Context, a Access) (accessState, error) {
+// The catalogue is the database system.
+func (s *Store) readAccess(ctx context.Context, catalogue string, a Access) (accessState, error) {
 	has := accessState{
 		roles: map[string]bool{}, members: map[membership]bool{}, grants: map[grant]bool{},
 		policies: map[policyName]rowPolicy{}, profile: map[string]limit{}, applied: map[string]bool{},
@@ -63,7 +64,7 @@ func (s *Store) readAccess(ctx context.Context, a Access) (accessState, error) {
 	own := s.database + "_"
 	args := []any{ch.Named("own", own), ch.Named("groups", groups), ch.Named("database", s.database), ch.Named("profile", own+"reader")}
 	read := func(sql string, note func(fields []string)) error {
-		rows, err := collect(ctx, s, sql, args, func(rows driver.Rows, fields *[]string) error { return rows.Scan(fields) })
+		rows, err := collect(ctx, s, strings.ReplaceAll(sql, "system.", catalogue+"."), args, func(rows driver.Rows, fields *[]string) error { return rows.Scan(fields) })
 		for _, fields := range rows {
 			note(fields)
 		}
@@ -85,7 +86,7 @@ FROM system.grants WHERE startsWith(ifNull(role_name, ''), {own:String}) AND NOT
 				has.grants[grant{f[0], f[1], on}] = true
 			}),
 		read(`SELECT [short_name, table, ifNull(select_filter, ''), toString(is_restrictive), toString(apply_to_all),
-  arrayStringConcat(arraySort(if(apply_to_all, apply_to_except, apply_to_list)), '\\x1f')]
+  arrayStringConcat(arraySort(if(apply_to_all, apply_to_except, apply_to_list)), '\x1f')]
 FROM system.row_policies WHERE database = {database:String} AND startsWith(short_name, {own:String})`,
 			func(f []string) {
 				has.policies[policyName{f[0], f[1]}] = rowPolicy{filter: strings.TrimSpace(f[2]), restrictive: f[3] == "1", toAll: f[4] == "1", to: f[5]}

@@ -145,6 +145,7 @@ func TestAccess(t *testing.T) {
 	require.NoError(t, admin.Migrate(t.Context()))
 	testTenantTables(t, admin)
 	testAccessParses(t, admin)
+	testReadAccess(t, admin)
 	_, err = admin.PlanAccess(t.Context(), a)
 	require.ErrorIs(t, err, ErrNoAccessManagement)
 	testReaders(t, admin, func(group string) *Store { return open(group, "p") })
@@ -187,6 +188,70 @@ func testAccessParses(t *testing.T, s *Store) {
 		require.NoError(t, s.conn.QueryRow(t.Context(), "SELECT formatQuerySingleLine("+quote("SELECT "+p.filter)+")").Scan(&formatted))
 		require.Equal(t, "SELECT "+p.filter, formatted, name)
 	}
+}
+
+// testReadAccess: a server's catalogue of what is wanted reads as what is wanted. The embedded engine shows its
+// own to nobody, so tables of the same columns stand for it.
+func testReadAccess(t *testing.T, s *Store) {
+	run := func(format string, args ...any) {
+		require.NoError(t, s.conn.Exec(t.Context(), fmt.Sprintf(format, args...)))
+	}
+	run("CREATE DATABASE catalogue")
+	for _, table := range []string{"roles", "role_grants", "grants", "row_policies", "settings_profile_elements", "settings_profiles"} {
+		run("CREATE TABLE catalogue.%s ENGINE = Memory AS system.%s", table, table)
+	}
+	list := func(names string) string {
+		if names == "" {
+			return "[]"
+		}
+		all := strings.Split(names, nameSeparator)
+		slices.Reverse(all) // a server promises no order
+		for i, name := range all {
+			all[i] = quote(name)
+		}
+		return "[" + strings.Join(all, ", ") + "]"
+	}
+	a := someAccess()
+	wanted := a.wanted(s.database, someTables)
+	for role := range wanted.roles {
+		run("INSERT INTO catalogue.roles (name) VALUES (%s)", quote(role))
+	}
+	for m := range wanted.members {
+		run("INSERT INTO catalogue.role_grants (role_name, granted_role_name) VALUES (%s, %s)", quote(m.role), quote(m.granted))
+	}
+	for g := range wanted.grants {
+		run("INSERT INTO catalogue.grants (role_name, access_type, database, table) VALUES (%s, %s, %s, %s)", quote(g.role), quote(g.right), quote(s.database), quote(g.on))
+	}
+	for n, p := range wanted.policies {
+		to, except := list(p.to), "[]"
+		if p.toAll {
+			to, except = except, to
+		}
+		run("INSERT INTO catalogue.row_policies (short_name, database, table, select_filter, is_restrictive, apply_to_all, apply_to_list, apply_to_except) VALUES (%s, %s, %s, %s, %t, %t, %s, %s)",
+			quote(n.name), quote(s.database), quote(n.table), quote(p.filter), p.restrictive, p.toAll, to, except)
+	}
+	for name, l := range wanted.profile {
+		run("INSERT INTO catalogue.settings_profile_elements (profile_name, setting_name, value, min, max, writability) VALUES (%s, %s, %s, nullIf(%s, ''), nullIf(%s, ''), %s)",
+			quote(s.database+"_reader"), quote(name), quote(l.value), quote(l.min), quote(l.max), quote(l.writability))
+	}
+	run("INSERT INTO catalogue.settings_profiles (name, apply_to_list) VALUES (%s, [%s])", quote(s.database+"_reader"), quote(s.database+"_reader"))
+	// What is not ours is left alone.
+	run("INSERT INTO catalogue.roles (name) VALUES ('theirs')")
+	run("INSERT INTO catalogue.role_grants (role_name, granted_role_name) VALUES ('theirs', 'night shift'), (NULL, 'flyball_finops')")
+	run("INSERT INTO catalogue.row_policies (short_name, database, table, select_filter) VALUES ('theirs', 'flyball', 'spans', '1')")
+	run("INSERT INTO catalogue.grants (user_name, access_type) VALUES ('flyball_me', 'ALL')")
+	has, err := s.readAccess(t.Context(), "catalogue", a)
+	require.NoError(t, err)
+	require.Empty(t, wanted.since(has, s.database))
+
+	run("INSERT INTO catalogue.grants (role_name, access_type) VALUES ('flyball_finops', 'READ')")
+	run("INSERT INTO catalogue.grants (role_name, access_type, database) VALUES ('flyball_oncall', 'SELECT', 'flyball')")
+	run("INSERT INTO catalogue.role_grants (role_name, granted_role_name) VALUES ('old', 'flyball_embargo')")
+	has, err = s.readAccess(t.Context(), "catalogue", a)
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"REVOKE READ ON *.* FROM `flyball_finops`", "REVOKE SELECT ON flyball.* FROM `flyball_oncall`", "REVOKE `flyball_embargo` FROM `old`",
+	}, wanted.since(has, s.database))
 }
 
 // testReaders runs the product's own questions as each group and requires that it sees what is its own.
