@@ -51,6 +51,9 @@ func (db *database) connect(u user, marker string, settings []setting, currentDa
 		args = append(args, "--"+s.name+"="+s.value)
 	}
 	if !u.Admin {
+		for _, s := range readerSettings {
+			args = append(args, "--"+s.name+"="+s.value)
+		}
 		args = append(args, "--readonly=1")
 	}
 	conn, err := chdb.Connect(args...)

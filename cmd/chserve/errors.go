@@ -14,6 +14,8 @@ const (
 	codeUnknownSetting       = 115
 	codeSyntaxError          = 62
 	codeReadonly             = 164
+	codeTooManyQueries       = 202
+	codeTimeout              = 159
 	codeAccessDenied         = 497
 	codeAuthenticationFailed = 516
 	codeUnknownException     = 1002
@@ -24,6 +26,8 @@ var codeNames = map[int]string{
 	codeUnknownSetting:       "UNKNOWN_SETTING",
 	codeSyntaxError:          "SYNTAX_ERROR",
 	codeReadonly:             "READONLY",
+	codeTooManyQueries:       "TOO_MANY_SIMULTANEOUS_QUERIES",
+	codeTimeout:              "TIMEOUT_EXCEEDED",
 	codeAccessDenied:         "ACCESS_DENIED",
 	codeAuthenticationFailed: "AUTHENTICATION_FAILED",
 	codeUnknownException:     "UNKNOWN_EXCEPTION",
@@ -55,7 +59,9 @@ func httpStatus(code int) int {
 		return http.StatusBadRequest
 	case codeUnknownSetting, 16, 46, 50, 60, 73, 81: // unknown column, function, type, table, format, database
 		return http.StatusNotFound
-	case 159: // TIMEOUT_EXCEEDED
+	case codeTooManyQueries:
+		return http.StatusTooManyRequests
+	case codeTimeout:
 		return http.StatusRequestTimeout
 	}
 	return http.StatusInternalServerError

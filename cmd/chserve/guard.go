@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,13 +22,15 @@ type guard struct {
 	settings map[string]bool
 	// refused holds the lower-case names of the functions that a tenant may not call.
 	refused map[string]bool
+	// tables are those that tenants may read.
+	tables []tableName
 	// databases are those whose tables all have row filters.
 	databases []string
 }
 
 // newGuard reads from the engine what it offers.
-func newGuard(conn *chdb.Conn, databases []string) (*guard, error) {
-	g := &guard{conn: conn, settings: map[string]bool{}, refused: map[string]bool{}, databases: databases}
+func newGuard(conn *chdb.Conn, tables []tableName) (*guard, error) {
+	g := &guard{conn: conn, settings: map[string]bool{}, refused: map[string]bool{}, tables: tables, databases: filteredDatabases(tables)}
 	names, err := conn.Query("SELECT name FROM system.settings", "TSVRaw", nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading the engine's settings: %w", err)
@@ -77,14 +80,6 @@ var tenantTableFunctions = []string{
 	"generateSeries", "generate_series", "numbers", "numbers_mt", "SQLStandardValues", "values", "zeros",
 }
 
-// tenantSettings are the settings that a tenant's request may carry: they bound or shape an answer, and
-// none changes which rows it is made from.
-var tenantSettings = []string{
-	"date_time_output_format", "max_block_size", "max_bytes_to_read", "max_execution_time",
-	"max_memory_usage", "max_result_bytes", "max_result_rows", "max_rows_to_read", "max_threads",
-	"output_format_json_quote_64bit_integers",
-}
-
 // tenantNodes are the kinds of syntax tree node that a tenant's SELECT may consist of. EXPLAIN AST prints
 // the children of each; it hides those of ColumnsApplyTransformer, a function applied to columns. Set, a
 // SETTINGS clause, is not among them because even at readonly=1 it can reset settings to their defaults.
@@ -107,14 +102,15 @@ func (g *guard) checkRequest(u user, req *request) error {
 			return exception(codeReadonly, "Cannot modify 'log_comment' setting: it carries the identity of the connection")
 		case !g.settings[s.name]:
 			return exception(codeUnknownSetting, "Setting %s is neither a builtin setting nor started with the prefix 'SQL_' registered for user-defined settings", s.name)
-		case !u.Admin && !slices.Contains(tenantSettings, s.name):
-			return exception(codeReadonly, "Cannot modify '%s' setting in readonly mode", s.name)
 		}
 	}
-	if !u.Admin && req.database != "" && !slices.Contains(g.databases, req.database) {
+	if u.Admin {
+		return nil
+	}
+	if req.database != "" && !slices.Contains(g.databases, req.database) {
 		return exception(codeAccessDenied, "%s: Not enough privileges: no table of database %s is shared with tenants", u.Name, req.database)
 	}
-	return nil
+	return limitSettings(req)
 }
 
 // checkStatement decides whether u may run the request's statement on conn. Nobody may send several
@@ -149,7 +145,13 @@ func (g *guard) checkStatement(conn *chdb.Conn, u user, req *request, analysis c
 			others = append(others, name)
 		}
 	}
-	if reason := g.refuseTree(tree.Data, others); reason != "" {
+	reason := g.refuseTree(tree.Data, others)
+	if reason == "" {
+		if reason, err = g.refuseTables(tree.Data, cmp.Or(req.database, "default")); err != nil {
+			return err
+		}
+	}
+	if reason != "" {
 		return exception(codeAccessDenied, "%s: Not enough privileges: %s", u.Name, reason)
 	}
 	return nil
@@ -182,8 +184,48 @@ func (g *guard) refuseTree(tree []byte, others []string) string {
 			return fmt.Sprintf("the function %s is not allowed in a tenant's query", name)
 		case (kind == "TableIdentifier" || kind == "Identifier") && database != name && slices.Contains(others, database):
 			return fmt.Sprintf("no table of database %s is shared with tenants", database)
+		case kind == "Identifier" && strings.HasPrefix(name[strings.LastIndex(name, ".")+1:], "_"):
+			return fmt.Sprintf("%s may be a virtual column, and those tell how much other tenants have stored: name columns of the table", name)
 		}
 		parent = kind
 	}
 	return ""
+}
+
+// refuseTables says which table in the output of EXPLAIN AST exists and is not shared with tenants. The row
+// filters show no row of it in any case; who asks for it should hear why. Current is the database of tables
+// that are named without one.
+func (g *guard) refuseTables(tree []byte, current string) (string, error) {
+	for line := range strings.Lines(string(tree)) {
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), "TableIdentifier ")
+		if !ok {
+			continue
+		}
+		name, _, _ := strings.Cut(rest, " (")
+		t := tableName{current, name}
+		if database, table, qualified := strings.Cut(name, "."); qualified {
+			t = tableName{database, table}
+		}
+		if slices.Contains(g.tables, t) {
+			continue
+		}
+		// It may be a WITH element's name, or not exist, which the engine says better.
+		exists, err := g.conn.Query("SELECT count() FROM system.tables WHERE database = {database:String} AND name = {name:String}",
+			"TSVRaw", []chdb.Param{{Name: "database", Value: t.database}, {Name: "name", Value: t.table}})
+		if err != nil {
+			return "", fmt.Errorf("looking for table %s: %w", name, err)
+		}
+		if strings.TrimSpace(string(exists.Data)) != "0" {
+			return fmt.Sprintf("table %s.%s is not shared with tenants, these are: %s", t.database, t.table, joinNames(g.tables)), nil
+		}
+	}
+	return "", nil
+}
+
+func joinNames(tables []tableName) string {
+	var names []string
+	for _, t := range tables {
+		names = append(names, t.database+"."+t.table)
+	}
+	return strings.Join(names, ", ")
 }

@@ -19,8 +19,11 @@ type handler struct {
 	db    *database
 	guard *guard
 	users []user
-	// slots bounds the statements that run at once.
-	slots chan struct{}
+	turns *turns
+}
+
+func newHandler(db *database, guard *guard, opts options) *handler {
+	return &handler{db: db, guard: guard, users: opts.users, turns: newTurns(opts.concurrency, opts.users)}
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -44,16 +47,20 @@ func (h *handler) serve(answer *response, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
-	case <-r.Context().Done():
-		return r.Context().Err()
-	}
-	req, err := parseRequest(r)
+	leave, err := h.turns.enter(r.Context(), u)
 	if err != nil {
 		return err
 	}
+	defer leave()
+	req, err := receive(answer, r, u)
+	if err != nil {
+		return err
+	}
+	done, err := h.turns.run(r.Context(), u)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if req.compressed {
 		answer.blocks = compress.NewWriter(compress.LevelZero, req.method)
 	}
@@ -87,9 +94,30 @@ func (h *handler) serve(answer *response, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer.summary(result)
+	if u.Admin { // what was read counts the rows that a filter left out
+		answer.summary(result)
+	}
 	_, err = answer.Write(result.Data)
 	return err
+}
+
+// receive takes the request apart, a reader's within its bounds.
+func receive(answer *response, r *http.Request, u user) (*request, error) {
+	if u.Admin {
+		return parseRequest(r, maxStatementBytes)
+	}
+	if err := checkReader(u, r); err != nil {
+		return nil, err
+	}
+	answer.patience = readerTakeTime
+	if err := sendBy(answer.http, time.Now().Add(readerSendTime)); err != nil {
+		return nil, err
+	}
+	req, err := parseRequest(r, maxReaderStatement)
+	if err != nil {
+		return nil, err
+	}
+	return req, sendBy(answer.http, time.Time{})
 }
 
 // killInterval is the time between attempts to stop a statement whose client has gone.

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,12 +24,20 @@ func tenants(t *testing.T) *chservetest.Server {
 	t.Helper()
 	server := chservetest.Launch(t, chservetest.Options{
 		Users: []chservetest.User{
-			{Name: "acme-reader", Password: "a", Tenant: "acme"},
-			{Name: "globex-reader", Password: "g", Tenant: "globex"},
-			{Name: "odd-reader", Password: "o", Tenant: "o'dd\\ *=ü"},
+			{Name: "acme-reader", Password: "a", Tenants: []string{"acme"}},
+			{Name: "globex-reader", Password: "g", Tenants: []string{"globex"}},
+			{Name: "odd-reader", Password: "o", Tenants: []string{"o'dd\\ *=ü"}},
+			{Name: "both-reader", Password: "b", Tenants: []string{"acme", "o'dd\\ *=ü"}},
+			{Name: "all-reader", Password: "all", AllTenants: true},
+			{Name: "embargo-reader", Password: "e", AllTenants: true, Embargoed: true},
+			{Name: "acme-embargo", Password: "ae", Tenants: []string{"acme"}, Embargoed: true},
+			{Name: "busy-reader", Password: "busy", Tenants: []string{"acme"}},
 			{Name: "nobody", Password: "n"},
 		},
-		Args: []string{"--tenant-tables", "flyball.spans,flyball.kpi_1m,flyball.recent"},
+		Args: []string{
+			"--tenant-tables", "flyball.spans,flyball.kpi_1m,flyball.recent,flyball.quality",
+			"--embargo", "flyball.quality.model", "--embargoed-models", "^(?s:next-.*)$",
+		},
 	})
 	execute(t, open(t, embedded(server).options("default")), "CREATE DATABASE flyball", "CREATE DATABASE private")
 	admin := open(t, embedded(server).options("flyball"))
@@ -38,6 +47,9 @@ func tenants(t *testing.T) *chservetest.Server {
 		"CREATE MATERIALIZED VIEW kpi_1m_from_spans TO kpi_1m AS SELECT tenant_id, sum(s.cost) AS cost FROM spans AS s GROUP BY tenant_id",
 		"CREATE VIEW recent AS SELECT tenant_id, cost FROM spans WHERE cost > 0",
 		"CREATE VIEW totals AS SELECT count() AS n FROM spans",
+		"CREATE TABLE quality (tenant_id LowCardinality(String), model LowCardinality(String), score Float64, at DateTime) ENGINE = MergeTree PARTITION BY toYYYYMMDD(at) ORDER BY (tenant_id, model)",
+		"INSERT INTO quality SELECT tenant, if(number % 2 = 0, 'next-1', 'now-1'), number / 10, toDateTime('2026-01-01 00:00:00') + 86400 * (tenant = 'globex') FROM numbers(10) ARRAY JOIN ['acme', 'globex'] AS tenant",
+		"CREATE VIEW dearer AS SELECT * FROM spans WHERE cost > {least:Int64}",
 		"CREATE TABLE settings (name String) ENGINE = MergeTree ORDER BY name",
 		"CREATE TABLE private.t (n UInt8) ENGINE = MergeTree ORDER BY n",
 		"INSERT INTO settings VALUES ('secret')", "INSERT INTO private.t VALUES (1)",
@@ -55,6 +67,9 @@ func TestIsolation(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *chservetest.Server){
 			"see their rows":          testTenantsSeeTheirRows,
 			"see nothing else":        testTenantsSeeNothingElse,
+			"learn nothing":           testTenantsLearnNothing,
+			"respect the embargo":     testEmbargo,
+			"keep their bounds":       testReadersKeepTheirBounds,
 			"cannot escape":           testTenantsCannotEscape,
 			"may bound their queries": testTenantsMayBoundTheirQueries,
 		} {
@@ -75,6 +90,8 @@ func testTenantsSeeTheirRows(t *testing.T, server *chservetest.Server) {
 		{"acme-reader", "a", 1000, 1},
 		{"globex-reader", "g", 1000, 1},
 		{"odd-reader", "o", 1000, 1},
+		{"both-reader", "b", 2000, 2},
+		{"all-reader", "all", 4000, 4},
 		{"nobody", "n", 0, 0},
 		{chservetest.AdminUser, chservetest.AdminPassword, 4000, 4},
 	} {
@@ -102,11 +119,77 @@ func testTenantsSeeNothingElse(t *testing.T, server *chservetest.Server) {
 		"system.databases", "system.functions", "system.server_settings", "system.errors", "system.stack_trace",
 		"information_schema.tables", "INFORMATION_SCHEMA.COLUMNS",
 	} {
-		rows, err := conn.Query(t.Context(), "SELECT * FROM "+table)
-		require.NoError(t, err, table)
-		require.False(t, rows.Next(), table)
-		require.NoError(t, rows.Err(), table)
-		require.NoError(t, rows.Close())
+		err := conn.Exec(t.Context(), "SELECT * FROM "+table)
+		requireCode(t, 497, err)
+		require.ErrorContains(t, err, "is not shared with tenants, these are: flyball.spans, ", table)
+	}
+	// Where the name could be a column's, the row filters are what is left, and they show nothing.
+	require.Zero(t, one[uint64](t, conn, "SELECT count() FROM spans WHERE model IN settings"))
+	require.Zero(t, one[uint64](t, conn, "WITH settings AS (SELECT 'x' AS name WHERE 0) SELECT count() FROM spans WHERE model IN settings"))
+}
+
+// A statement that is allowed tells nothing about other tenants either: not by what it returns, nor by failing.
+func testTenantsLearnNothing(t *testing.T, server *chservetest.Server) {
+	ask := func(statement string) string {
+		code, text := post(t, server, "acme-reader", "a", url.Values{"database": {"flyball"}}, statement)
+		require.Empty(t, code, "%s: %s", statement, text)
+		return text
+	}
+	for statement, want := range map[string]string{
+		// A condition of the reader's is evaluated on its own rows only, or these would divide by zero.
+		"SELECT count() FROM spans WHERE intDiv(1, toUInt8(tenant_id != 'globex')) = 1":                             "1000\n",
+		"SELECT count() FROM spans PREWHERE intDiv(1, toUInt8(tenant_id != 'globex')) = 1":                          "1000\n",
+		"SELECT sum(intDiv(1, toUInt8(tenant_id != 'globex'))) FROM spans":                                          "1000\n",
+		"SELECT count() FROM spans WHERE toFloat64OrNull(tenant_id) IS NULL AND toUInt8(tenant_id = 'acme') = 1":    "1000\n",
+		"SELECT count() FROM quality WHERE intDiv(1, toUInt8(toYYYYMMDD(at) != 20260102)) = 1":                      "5\n",
+		"SELECT count() FROM quality WHERE intDiv(1, toUInt8(toDate(at) != '2026-01-02')) = 1":                      "5\n",
+		"SELECT count() FROM quality WHERE at >= '2026-01-02 00:00:00'":                                             "0\n",
+		"SELECT min(cost), max(cost), min(tenant_id), max(tenant_id), count() FROM spans":                           "0\t999\tacme\tacme\t1000\n",
+		"SELECT min(at), max(at), count() FROM quality":                                                             "2026-01-01 00:00:00\t2026-01-01 00:00:00\t5\n",
+		"SELECT tenant_id FROM spans UNION DISTINCT SELECT tenant_id FROM flyball.spans WHERE tenant_id = 'globex'": "acme\n",
+		"SELECT count() FROM spans AS a RIGHT JOIN spans AS b USING cost WHERE b.tenant_id != 'acme'":               "0\n",
+		"SELECT count() FROM spans WHERE tenant_id IN (SELECT tenant_id FROM recent WHERE tenant_id != 'acme')":     "0\n",
+		"SELECT (SELECT count() FROM spans WHERE tenant_id = 'globex')":                                             "0\n",
+		"SELECT DISTINCT tenant_id FROM kpi_1m FINAL":                                                               "acme\n",
+		"SELECT tenant_id FROM spans ORDER BY tenant_id DESC LIMIT 1 BY tenant_id":                                  "acme\n",
+		"SELECT tenant_id, count() FROM spans GROUP BY tenant_id WITH TOTALS":                                       "acme\t1000\n\n\t1000\n",
+		"SELECT groupUniqArray(tenant_id) FROM spans":                                                               "['acme']\n",
+		"SELECT any(tenant_id) FROM spans WHERE tenant_id LIKE 'g%' OR 1":                                           "acme\n",
+	} {
+		require.Equal(t, want, ask(statement), statement)
+	}
+	// A dictionary-encoded column does not carry the words of rows that were left out.
+	require.NotContains(t, ask("SELECT tenant_id FROM spans FORMAT Native"), "globex")
+	// Nor does an answer count what was read and left out.
+	require.NotContains(t, ask("SELECT count() FROM spans WHERE cost > 5 FORMAT JSON"), "rows_read")
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/?database=flyball", strings.NewReader("# not streamed\nSELECT sum(cost) FROM spans"))
+	require.NoError(t, err)
+	request.SetBasicAuth("acme-reader", "a")
+	answer, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+	require.Empty(t, answer.Header.Get("X-ClickHouse-Summary"))
+}
+
+// Rows of embargoed models are for those alone who may see them; tenants stay apart as before.
+func testEmbargo(t *testing.T, server *chservetest.Server) {
+	for _, test := range []struct {
+		user, password    string
+		next, now, spends uint64
+	}{
+		{"acme-reader", "a", 0, 5, 1000},
+		{"acme-embargo", "ae", 5, 5, 1000},
+		{"all-reader", "all", 0, 10, 4000},
+		{"embargo-reader", "e", 10, 10, 4000},
+		{"nobody", "n", 0, 0, 0},
+		{chservetest.AdminUser, chservetest.AdminPassword, 10, 10, 4000},
+	} {
+		conn := open(t, target{server.URL, test.user, test.password}.options("flyball"))
+		require.Equal(t, test.next, one[uint64](t, conn, "SELECT count() FROM quality WHERE model = 'next-1'"), test.user)
+		require.Equal(t, test.now, one[uint64](t, conn, "SELECT count() FROM quality WHERE model != 'next-1'"), test.user)
+		require.Equal(t, test.next+test.now, one[uint64](t, conn, "SELECT count() FROM quality"), test.user)
+		require.Equal(t, test.spends, one[uint64](t, conn, "SELECT count() FROM spans"), "%s: what is no quality is under no embargo", test.user)
 	}
 }
 
@@ -163,6 +246,40 @@ func testTenantsCannotEscape(t *testing.T, server *chservetest.Server) {
 		{"a projection's rows", 497, "SELECT * FROM mergeTreeProjection('flyball', 'spans', 'by_model')"},
 		{"view()", 497, "SELECT * FROM view(SELECT * FROM spans)"},
 		{"eval()", 497, "SELECT * FROM eval('SELECT 1')"},
+		{"where other rows lie", 497, "SELECT min(_part_offset) FROM spans"},
+		{"which parts there are", 497, "SELECT DISTINCT s._part FROM spans AS s"},
+		{"which partitions there are", 497, "SELECT `_partition_id` FROM flyball.spans"},
+		{"a table that is not shared", 497, "SELECT * FROM (SELECT * FROM flyball.settings)"},
+		{"a table that is not shared in a join", 497, "SELECT * FROM spans, settings"},
+		{"the view that fills a rollup", 497, "SELECT * FROM kpi_1m_from_spans"},
+		{"a virtual column in an escape", 497, "SELECT `_p\\x61rt` FROM spans"},
+		{"a virtual column in USING", 497, "SELECT count() FROM spans AS a JOIN spans AS b USING (_part_offset)"},
+		{"a virtual column in a tuple", 497, "SELECT x.1 FROM (SELECT tuple(_part) AS x FROM spans)"},
+		{"a parameterised view", 497, "SELECT * FROM dearer(least = 1)"},
+		{"the identity of the connection", 497, "SELECT getSetting('log_comment')"},
+		{"who am I", 497, "SELECT currentUser(), hostName()"},
+		{"a table through a function", 497, "SELECT joinGet('flyball.settings', 'name', 'x')"},
+		{"a table through IN", 497, "SELECT count() FROM spans WHERE model IN (SELECT name FROM settings)"},
+		{"throw at others' rows", 497, "SELECT throwIf(tenant_id != 'acme') FROM spans"},
+		{"wait", 497, "SELECT sleepEachRow(1) FROM spans"},
+		{"S3", 497, "SELECT * FROM s3('http://127.0.0.1/x', 'CSV', 'x String')"},
+		{"a cluster", 497, "SELECT * FROM cluster('default', flyball.spans)"},
+		{"generated rows", 497, "SELECT * FROM generateRandom('x UInt8')"},
+		{"filters of its own", 164, "SELECT * FROM spans SETTINGS additional_table_filters = {'flyball.spans': '1'}"},
+		{"log_comment in a subquery", 497, "SELECT * FROM (SELECT * FROM spans SETTINGS log_comment = '" + admin + "')"},
+		{"the words of a dictionary-encoded column", 497, "SELECT lowCardinalityKeys(tenant_id) FROM spans"},
+		{"describe", 497, "DESCRIBE TABLE spans"},
+		{"show a table's definition", 497, "SHOW CREATE TABLE spans"},
+		{"show columns", 497, "SHOW COLUMNS FROM spans"},
+		{"does it exist", 497, "EXISTS TABLE settings"},
+		{"check a table", 497, "CHECK TABLE spans"},
+		{"a plan with its indexes", 497, "EXPLAIN indexes = 1 SELECT * FROM spans"},
+		{"become another", 497, "SET ROLE DEFAULT"},
+		{"insert by a function", 497, "INSERT INTO FUNCTION url('http://127.0.0.1/', 'CSV') SELECT * FROM spans"},
+		{"insert what it may read", 164, "INSERT INTO quality SELECT tenant_id, model, 1, now() FROM spans"},
+		{"create a view", 164, "CREATE VIEW mine AS SELECT * FROM spans"},
+		{"create a dictionary", 164, "CREATE DICTIONARY d (x String) PRIMARY KEY x SOURCE(CLICKHOUSE(TABLE 'spans')) LAYOUT(FLAT()) LIFETIME(0)"},
+		{"let go of a filter", 164, "DROP ROW POLICY p ON flyball.spans"},
 		{"dictionaries", 497, "SELECT dictGet('d', 'x', 1)"},
 		{"server settings", 497, "SELECT getServerSetting('path')"},
 		{"others' queries", 497, "SHOW PROCESSLIST"},
@@ -174,16 +291,29 @@ func testTenantsCannotEscape(t *testing.T, server *chservetest.Server) {
 			t.Parallel()
 			code, text := post(t, server, "acme-reader", "a", url.Values{"database": {"flyball"}}, test.query)
 			require.Equal(t, fmt.Sprint(test.code), code, text)
+			require.Regexp(t, `^Code: \d+\. DB::Exception: .{20,} \([A-Z_]+\)`, text, "a reason")
+			require.NotContains(t, text, "globex")
 		})
 	}
 	for name, value := range map[string]string{
 		"log_comment": admin, "readonly": "0", "additional_table_filters": "{}", "use_query_cache": "1",
-		"default_table_engine": "Memory", "user_files_path": "/",
+		"default_table_engine": "Memory", "user_files_path": "/", "max_rows_to_read": "1", "role": "admin", "session_id": "s",
+		"use_partition_pruning": "1", "quota_key": "x",
 	} {
 		t.Run("setting "+name, func(t *testing.T) {
 			t.Parallel()
 			code, text := post(t, server, "acme-reader", "a", url.Values{"database": {"flyball"}, name: {value}}, "SELECT count() FROM spans")
 			require.Contains(t, []string{"164", "115"}, code, text)
+		})
+	}
+	for name, value := range map[string]string{"table": "settings", "column": "_part_offset"} {
+		t.Run("a "+name+" by a parameter", func(t *testing.T) {
+			t.Parallel()
+			names := url.Values{"database": {"flyball"}, "param_table": {"spans"}, "param_column": {"model"}}
+			names.Set("param_"+name, value)
+			code, text := post(t, server, "acme-reader", "a", names, "SELECT {column:Identifier} FROM {table:Identifier}")
+			require.Equal(t, "497", code, text)
+			require.Contains(t, text, value)
 		})
 	}
 	t.Run("databases", func(t *testing.T) {
@@ -201,8 +331,11 @@ func testTenantsCannotEscape(t *testing.T, server *chservetest.Server) {
 
 func testTenantsMayBoundTheirQueries(t *testing.T, server *chservetest.Server) {
 	conn := open(t, target{server.URL, "acme-reader", "a"}.options("flyball"))
-	ctx := clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{"max_rows_to_read": 10}))
-	requireCode(t, 158, conn.Exec(ctx, "SELECT sum(cost + 1) FROM spans"))
+	ctx := clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{"max_result_rows": 10}))
+	requireCode(t, 396, conn.Exec(ctx, "SELECT cost FROM spans"))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour) // the client asks for that, the reader's limit stands
+	defer cancel()
+	require.NoError(t, conn.Exec(ctx, "SELECT 1"))
 	require.Equal(t, "acme", one[string](t, conn, "SELECT any(tenant_id) FROM spans WHERE cost > {c:Int64}", clickhouse.Named("c", 5)))
 }
 

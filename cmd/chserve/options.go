@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/flyball-dev/flyball/cmd/chserve/engine"
@@ -20,6 +21,7 @@ type options struct {
 	config        string
 	users         []user
 	tenantTables  []tableName
+	embargo       embargo
 	concurrency   int
 	exitWithStdin bool
 }
@@ -27,19 +29,29 @@ type options struct {
 // tableName names a table that holds rows of several tenants.
 type tableName struct{ database, table string }
 
+// embargo says which rows of which tables only some readers may see.
+type embargo struct {
+	// models is a regular expression of the names of embargoed models; empty embargoes none.
+	models string
+	// columns name the column that holds the model, by table.
+	columns map[tableName]string
+}
+
 // parseOptions reads the command line and the users file, and reports everything that is wrong with them
 // at once.
 func parseOptions(args []string, output io.Writer) (options, error) {
 	var opts options
-	var usersFile, tenantTables string
+	var usersFile, tenantTables, embargoColumns string
 	flags := flag.NewFlagSet("chserve", flag.ContinueOnError)
 	flags.SetOutput(output)
 	flags.StringVar(&opts.library, "library", "", "path of the engine library (default: the one that make engine installed in this checkout)")
 	flags.StringVar(&opts.data, "data", "", "data directory; created when missing (required)")
 	flags.StringVar(&opts.listen, "listen", "127.0.0.1:0", "loopback address to serve on; port 0 takes a free one")
 	flags.StringVar(&opts.config, "config", "", "configuration file of the engine, as a ClickHouse server's config.xml")
-	flags.StringVar(&usersFile, "users", "", `JSON file of [{"user","password","tenant","admin"}], readable by its owner only (required)`)
-	flags.StringVar(&tenantTables, "tenant-tables", "", "every table with a tenant_id column, as db.table,db.table; users who are not admin see their tenant's rows of these and no other table")
+	flags.StringVar(&usersFile, "users", "", `JSON file of [{"user","password","tenants":[],"all_tenants","embargoed","admin"}], readable by its owner only (required)`)
+	flags.StringVar(&tenantTables, "tenant-tables", "", "every table with a tenant_id column, as db.table,db.table; users who are not admin see their tenants' rows of these and no other table")
+	flags.StringVar(&opts.embargo.models, "embargoed-models", "", "regular expression (RE2) of models whose rows in --embargo only users with embargoed see; empty: none")
+	flags.StringVar(&embargoColumns, "embargo", "", "the columns with the model's name in the tables under embargo, as db.table.column,db.table.column")
 	flags.IntVar(&opts.concurrency, "concurrency", 16, "statements run at once; more wait")
 	flags.BoolVar(&opts.exitWithStdin, "exit-with-stdin", false, "stop at the end of standard input, so that the server never outlives its parent")
 	if err := flags.Parse(args); err != nil {
@@ -68,6 +80,12 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	}
 	var err error
 	if opts.tenantTables, err = parseTableNames(tenantTables); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := regexp.Compile(opts.embargo.models); err != nil {
+		errs = append(errs, fmt.Errorf("--embargoed-models: %w", err))
+	}
+	if opts.embargo.columns, err = parseColumnNames(embargoColumns, opts.tenantTables); err != nil {
 		errs = append(errs, err)
 	}
 	if opts.users, err = loadUsers(usersFile); err != nil {
@@ -109,4 +127,24 @@ func parseTableNames(list string) ([]tableName, error) {
 		names = append(names, tableName{database, table})
 	}
 	return names, nil
+}
+
+// parseColumnNames reads db.table.column of tenant tables.
+func parseColumnNames(list string, tables []tableName) (map[tableName]string, error) {
+	columns := map[tableName]string{}
+	for item := range strings.SplitSeq(list, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		parts := strings.Split(item, ".")
+		if len(parts) != 3 || !identifier.MatchString(parts[2]) {
+			return nil, fmt.Errorf("--embargo: %q is not db.table.column", item)
+		}
+		table := tableName{parts[0], parts[1]}
+		if !slices.Contains(tables, table) {
+			return nil, fmt.Errorf("--embargo: %s.%s is not among --tenant-tables", parts[0], parts[1])
+		}
+		columns[table] = parts[2]
+	}
+	return columns, nil
 }

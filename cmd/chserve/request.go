@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -17,7 +18,7 @@ import (
 	"github.com/flyball-dev/flyball/cmd/chserve/chdb"
 )
 
-// maxStatementBytes bounds a statement that is not streamed; the data of an INSERT whose statement is in
+// maxStatementBytes bounds an admin's statement that is not streamed; the data of an INSERT whose statement is in
 // the URL is streamed and has no bound.
 const maxStatementBytes = 16 << 20
 
@@ -49,8 +50,8 @@ var notSettings = map[string]bool{
 // insertWithFormat finds an INSERT that names the format of the data that follows it.
 var insertWithFormat = regexp.MustCompile(`(?is)^\s*(INSERT\s+INTO\s.*?)\s+FORMAT\s+([A-Za-z0-9_]+)\s*;?\s*$`)
 
-// parseRequest takes r apart. It reads the statement but not the data of an INSERT.
-func parseRequest(r *http.Request) (*request, error) {
+// parseRequest takes r apart. It reads the statement, of at most limit bytes, but not the data of an INSERT.
+func parseRequest(r *http.Request, limit int64) (*request, error) {
 	query := r.URL.Query()
 	req := &request{database: query.Get("database"), format: query.Get("default_format"), method: compress.LZ4}
 	if req.format == "" {
@@ -85,12 +86,15 @@ func parseRequest(r *http.Request) (*request, error) {
 		req.sql, req.dataFormat, req.data = m[1], m[2], body
 		return req, nil
 	}
-	rest, err := io.ReadAll(io.LimitReader(body, maxStatementBytes+1))
+	rest, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, exception(codeTimeout, "Timeout exceeded: the statement was not there after %s", readerSendTime)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the statement: %w", err)
 	}
-	if len(rest) > maxStatementBytes {
-		return nil, exception(codeSyntaxError, "Max query size exceeded: the statement is longer than %d bytes; send an INSERT's data in the body and its statement in the query parameter", maxStatementBytes)
+	if int64(len(rest)) > limit {
+		return nil, exception(codeSyntaxError, "Max query size exceeded: the statement is longer than %d bytes; send an INSERT's data in the body and its statement in the query parameter", limit)
 	}
 	if req.sql != "" && len(rest) > 0 {
 		req.sql += "\n"

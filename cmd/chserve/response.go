@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/ClickHouse/ch-go/compress"
 	chproto "github.com/ClickHouse/ch-go/proto"
@@ -24,6 +25,8 @@ type response struct {
 	// frame's marker are not taken for one.
 	tag     string
 	started bool
+	// patience is how long the client may take to receive a piece of output; 0 is for ever.
+	patience time.Duration
 }
 
 func newResponse(w http.ResponseWriter, queryID string) *response {
@@ -46,6 +49,7 @@ func (r *response) Write(p []byte) (int, error) {
 	if len(p) > 0 {
 		r.started = true
 	}
+	r.extend()
 	if r.blocks == nil {
 		return r.http.Write(p)
 	}
@@ -62,6 +66,16 @@ func (r *response) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// extend gives the client its time anew. A request before this one on the same connection may have left a
+// deadline behind.
+func (r *response) extend() {
+	var deadline time.Time
+	if r.patience > 0 {
+		deadline = time.Now().Add(r.patience)
+	}
+	_ = http.NewResponseController(r.http).SetWriteDeadline(deadline) // only a test's recorder has no deadlines
+}
+
 // flush sends what has been written so far.
 func (r *response) flush() error { return http.NewResponseController(r.http).Flush() }
 
@@ -69,6 +83,7 @@ func (r *response) flush() error { return http.NewResponseController(r.http).Flu
 // output, as an uncompressed frame at its end; the client finds it when the rows before it are decoded.
 func (r *response) fail(err error) {
 	e := asException(err)
+	r.extend()
 	if r.started {
 		fmt.Fprintf(r.http, "\r\n__exception__\r\n%s\r\n%s\n%d %s\r\n__exception__\r\n", r.tag, e.Message, len(e.Message), r.tag)
 		return

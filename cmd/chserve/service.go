@@ -52,7 +52,7 @@ func start(opts options, log *slog.Logger) (_ *service, err error) {
 			listener.Close()
 		}
 	}()
-	config, err := writeEngineConfig(filepath.Join(data, "config"), opts.config, opts.tenantTables)
+	config, err := writeEngineConfig(filepath.Join(data, "config"), opts.config, opts.tenantTables, opts.embargo)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func start(opts options, log *slog.Logger) (_ *service, err error) {
 	if err != nil {
 		return nil, err
 	}
-	guard, err := newGuard(db.keeper, filteredDatabases(opts.tenantTables))
+	guard, err := newGuard(db.keeper, opts.tenantTables)
 	if err != nil {
 		db.close()
 		return nil, err
@@ -78,7 +78,7 @@ func start(opts options, log *slog.Logger) (_ *service, err error) {
 		listener:       listener,
 		cancelRequests: cancelRequests,
 		http: &http.Server{
-			Handler:           &handler{db: db, guard: guard, users: opts.users, slots: make(chan struct{}, opts.concurrency)},
+			Handler:           newHandler(db, guard, opts),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       5 * time.Minute,
 			MaxHeaderBytes:    1 << 20,

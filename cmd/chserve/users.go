@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 )
 
 // user is one entry of the users file.
@@ -15,11 +17,18 @@ type user struct {
 	Name string `json:"user"`
 	// Password is plain text, which is why the file must be private to its owner.
 	Password string `json:"password"`
-	// Tenant is the only tenant whose rows the user sees; empty shows no rows.
-	Tenant string `json:"tenant"`
-	// Admin users see and change everything, and have no tenant.
+	// Tenants are those whose rows the user sees; without any it sees no rows.
+	Tenants []string `json:"tenants"`
+	// AllTenants shows the rows of every tenant, and still nothing but the tenant tables.
+	AllTenants bool `json:"all_tenants"`
+	// Embargoed shows the rows of embargoed models, of the user's tenants, too.
+	Embargoed bool `json:"embargoed"`
+	// Admin users see and change everything.
 	Admin bool `json:"admin"`
 }
+
+// limited reports whether the user is anything but an admin.
+func (u user) limited() bool { return len(u.Tenants) > 0 || u.AllTenants || u.Embargoed }
 
 // loadUsers reads and checks the users file.
 func loadUsers(path string) ([]user, error) {
@@ -55,8 +64,12 @@ func loadUsers(path string) ([]user, error) {
 			errs = append(errs, fmt.Errorf("%s: entry %d has no user or no password", path, i))
 		case seen[u.Name]:
 			errs = append(errs, fmt.Errorf("%s: user %q is there twice", path, u.Name))
-		case u.Admin && u.Tenant != "":
-			errs = append(errs, fmt.Errorf("%s: user %q is admin and has a tenant: choose one", path, u.Name))
+		case u.Admin && u.limited():
+			errs = append(errs, fmt.Errorf("%s: user %q is admin, who sees everything, and has tenants or embargoed beside: choose one", path, u.Name))
+		case u.AllTenants && len(u.Tenants) > 0:
+			errs = append(errs, fmt.Errorf("%s: user %q has all_tenants and tenants: choose one", path, u.Name))
+		case slices.ContainsFunc(u.Tenants, func(t string) bool { return t == "" || strings.ContainsAny(t, "\x00"+tenantSeparator) }):
+			errs = append(errs, fmt.Errorf("%s: a tenant of user %q is empty, or holds a control character that no tenant may", path, u.Name))
 		}
 		seen[u.Name] = true
 	}

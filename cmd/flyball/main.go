@@ -80,7 +80,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(policyCommand())
 	root.AddCommand(rerateCommand(), rebuildCommand())
 	root.AddCommand(tokenCommand())
-	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), doctorCommand(), incidentsCommand(), resolveCommand(),
+	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand(), incidentsCommand(), resolveCommand(),
 		verdictCommand(contract.Approve, "Approve a decision that waits for a person"), verdictCommand(contract.Deny, "Deny a decision that waits for a person"))
 	return root
 }

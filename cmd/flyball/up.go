@@ -32,6 +32,7 @@ type upOptions struct {
 	noSimulator bool
 	noWorker    bool
 	policies    string
+	access      string
 	seed        uint64
 }
 
@@ -46,7 +47,7 @@ func upCommand() *cobra.Command {
 			"which takes minutes; console, engine and simulator are up meanwhile. Ctrl-C stops it all.\n" +
 			"Should that build fail, the rest goes on without decisions.\n\n" +
 			"State, passwords included, is in --state; addresses are in its addresses.json.",
-		Example: "  flyball up\n  flyball up --port-base 9000 --state /tmp/flyball-demo\n  flyball up --no-simulator",
+		Example: "  flyball up\n  flyball up --access access.yaml\n  flyball up --port-base 9000 --state /tmp/flyball-demo\n  flyball up --no-simulator",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := up(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -66,6 +67,7 @@ func upCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&o.noSimulator, "no-simulator", false, "send no synthetic traffic, and keep the standard profile")
 	cmd.Flags().BoolVar(&o.noWorker, "no-worker", false, "run no workflows here: flyball serve --role worker does")
 	cmd.Flags().StringVar(&o.policies, "policies", "", "policy directory in place of the shipped ones, reloaded when it changes")
+	cmd.Flags().StringVar(&o.access, "access", "", "configuration file whose section access says who may read the embedded ClickHouse; its other sections are for servers")
 	cmd.Flags().Uint64Var(&o.seed, "seed", 1, "of the simulator's randomness")
 	return cmd
 }
@@ -75,10 +77,18 @@ const banner = "Demo profile: synthetic traffic, low sample minimums, short hold
 
 // up runs until ctx ends.
 func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
+	given, err := loadConfig(o.access)
+	if err != nil {
+		return err
+	}
+	sharing, err := sharingOf(given, devstack.ClickHouseDatabase)
+	if err != nil {
+		return err
+	}
 	// Engines must outlive the roles on the way down, so they do not stop by ctx.
 	screen := &screen{out: errs, tenth: -1}
 	stack, err := devstack.Start(ctx, devstack.Options{
-		Dir: o.state, Source: o.source, PortBase: o.portBase, Chserve: siblingProgram("chserve"),
+		Dir: o.state, Source: o.source, PortBase: o.portBase, Chserve: siblingProgram("chserve"), Sharing: sharing,
 		SearchAttributes: contract.SearchAttributes(), Report: screen.report,
 	})
 	if err != nil {
@@ -103,7 +113,7 @@ func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
 	}
 	ports := stack.Ports()
 	c := config.Default()
-	c.Profile = config.Demo
+	c.Profile, c.Access = config.Demo, given.Access
 	if o.noSimulator {
 		c.Profile = config.Standard
 	}

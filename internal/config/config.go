@@ -85,6 +85,7 @@ type Config struct {
 	TokensFile string     `yaml:"tokens_file"` // more of them, a list; read again when it changes
 	OTLP       OTLP       `yaml:"otlp"`
 	LiteLLM    LiteLLM    `yaml:"litellm"`
+	Access     Access     `yaml:"access"` // who may read what of the telemetry
 	Console    Listener   `yaml:"console"`
 	Hosts      []string   `yaml:"hosts"` // names by which browsers address the console
 	ClickHouse ClickHouse `yaml:"clickhouse"`
@@ -288,6 +289,7 @@ func (c Config) Validate() error {
 	check(c.Spool != "", "spool: name a directory that survives restarts")
 	check(c.ClickHouse.Database != "", "clickhouse.database: name the database")
 	check(c.Temporal.Namespace != "", "temporal.namespace: name the namespace")
+	errs = append(errs, c.Access.problems()...)
 	if err := checkTokens(c.Tokens); err != nil {
 		errs = append(errs, err)
 	}

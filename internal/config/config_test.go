@@ -1,6 +1,9 @@
 package config
 
 import (
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,4 +66,70 @@ func TestParseRoles(t *testing.T) {
 	require.Equal(t, []Role{Worker, Console}, roles)
 	_, err = ParseRoles("worker,cooking")
 	require.ErrorContains(t, err, `"cooking"`)
+}
+
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	c, err := Parse([]byte(`access:
+  groups:
+    fin-ops: {roles: [finops]}
+    evaluation: {roles: [ai_engineering, embargo]}
+    acme: {roles: [tenant], tenants: [acme, acme-labs]}
+  embargoed_models: ["next-*"]
+`), none)
+	require.NoError(t, err)
+	require.True(t, c.Access.Groups["evaluation"].Has(Embargo))
+	require.Equal(t, []string{"acme", "acme-labs"}, c.Access.Groups["acme"].Tenants)
+
+	_, err = Parse([]byte(`access:
+  groups:
+    a: {roles: [boss]}
+    b: {roles: [embargo]}
+    c: {roles: [tenant]}
+    d: {roles: [finops], tenants: [x]}
+    e: {roles: [finops, tenant], tenants: ["x\ny"]}
+    flyball_reader: {roles: [oncall]}
+    f: {}
+  embargoed_models: ["[a-z]", ""]
+  unrestricted: [""]
+`), none)
+	for _, want := range []string{
+		`access.groups.a.roles: "boss" is none of finops, ai_engineering, oncall, tenant, embargo`,
+		"access.groups.b.roles: name one of finops",
+		"access.groups.c: the role tenant needs tenants",
+		"access.groups.d: the role tenant needs tenants, and tenants need the role tenant",
+		"access.groups.e.roles: a role that sees every tenant leaves nothing",
+		"access.groups.e.tenants[0]",
+		"access.groups.flyball_reader: names that begin with flyball",
+		"access.groups.f.roles: name one of",
+		"access.embargoed_models[0]", "access.embargoed_models[1]", "access.unrestricted[0]",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+}
+
+// TestAccessExamples: what the documentation and the shipped configuration propose is accepted.
+func TestAccessExamples(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	_, after, found := strings.Cut(string(page), "```yaml\naccess:")
+	require.True(t, found)
+	section, _, _ := strings.Cut(after, "```")
+	examples := []string{"access:" + section}
+
+	shipped, err := os.ReadFile("../../deploy/flyball.yaml")
+	require.NoError(t, err)
+	_, after, found = strings.Cut(string(shipped), "\n# access:\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(after, "\n\n")
+	examples = append(examples, "access:\n"+regexp.MustCompile(`(?m)^# `).ReplaceAllString(section, ""))
+
+	for _, example := range examples {
+		c, err := Parse([]byte(example), none)
+		require.NoError(t, err, example)
+		require.NotEmpty(t, c.Access.Groups)
+		require.NotEmpty(t, c.Access.EmbargoedModels)
+		require.Equal(t, []string{"backup"}, c.Access.Unrestricted)
+	}
 }

@@ -49,7 +49,7 @@ func serve(args []string) {
 	flags := flag.NewFlagSet("serve", flag.ExitOnError)
 	listen := flags.String("listen", "", "")
 	stubborn := flags.Bool("stubborn", false, "")
-	for _, ignored := range []string{"library", "data", "users", "tenant-tables", "ui-listen", "search-attribute"} {
+	for _, ignored := range []string{"library", "data", "users", "tenant-tables", "embargo", "embargoed-models", "ui-listen", "search-attribute"} {
 		flags.String(ignored, "", "")
 	}
 	flags.Bool("exit-with-stdin", true, "")

@@ -22,9 +22,8 @@ type Options struct {
 	PortBase int
 	// Chserve is the program that serves ClickHouse, and Library the engine that it loads.
 	Chserve, Library string
-	// Readers and TenantTables are as in ClickHouseOptions.
-	Readers      map[string]string
-	TenantTables []string
+	// Sharing says what others than the admin may read of ClickHouse.
+	Sharing Sharing
 	// SearchAttributes are the keyword attributes to register with Temporal.
 	SearchAttributes []string
 	// Report, if there is one, hears of every change, one call at a time. It must not call the Stack back,
@@ -109,11 +108,10 @@ func (s *Stack) startRedis() (err error) {
 
 func (s *Stack) startClickHouse(ctx context.Context) (err error) {
 	s.clickHouse, err = StartClickHouse(ctx, s.folder, ClickHouseOptions{
-		Program:      s.options.Chserve,
-		Library:      s.options.Library,
-		Port:         s.ports.ClickHouse,
-		Readers:      s.options.Readers,
-		TenantTables: s.options.TenantTables,
+		Program: s.options.Chserve,
+		Library: s.options.Library,
+		Port:    s.ports.ClickHouse,
+		Sharing: s.options.Sharing,
 	}, s.report)
 	if err != nil {
 		return s.failed(ClickHouse, err)
@@ -202,7 +200,7 @@ func (s *Stack) Addresses() Addresses {
 			URL:      serves(s.ports.ClickHouse),
 			User:     clickHouseUser,
 			Password: s.clickHousePassword,
-			Database: clickHouseDatabase,
+			Database: ClickHouseDatabase,
 		},
 	}
 }

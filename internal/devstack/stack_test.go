@@ -23,8 +23,7 @@ func stackOptions(t *testing.T) (Options, chan Event) {
 		PortBase:         freeBase(t),
 		Chserve:          stand(t, "serve"),
 		Library:          "engine.so",
-		Readers:          map[string]string{"reader": "acme"},
-		TenantTables:     []string{"flyball.spans"},
+		Sharing:          Sharing{Readers: []Reader{{Name: "reader", Tenants: []string{"acme"}}}, TenantTables: []string{"flyball.spans"}},
 		SearchAttributes: []string{"FlyballTenant"},
 		Report:           func(e Event) { events <- e },
 	}, events

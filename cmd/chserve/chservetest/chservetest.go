@@ -36,10 +36,12 @@ const startTime = 90 * time.Second
 
 // User is an entry of chserve's users file.
 type User struct {
-	Name     string `json:"user"`
-	Password string `json:"password"`
-	Tenant   string `json:"tenant"`
-	Admin    bool   `json:"admin"`
+	Name       string   `json:"user"`
+	Password   string   `json:"password"`
+	Tenants    []string `json:"tenants,omitempty"`
+	AllTenants bool     `json:"all_tenants,omitempty"`
+	Embargoed  bool     `json:"embargoed,omitempty"`
+	Admin      bool     `json:"admin,omitempty"`
 }
 
 // Start runs a server with an empty database until the end of the test and returns its address and the
