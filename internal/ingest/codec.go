@@ -18,7 +18,7 @@ const (
 	kindQuality    kind = 2
 	kindDeployment kind = 3
 	kindWaiting    kind = 4 // a quality event that waits for its span
-	kindReleased   kind = 7 // a quality event that waited: its id as sent, then the event
+	kindReleased   kind = 7 // a quality event that was given its tenant here or waited: its id as sent, then the event
 	kindSeen       kind = 5 // in summaries: ids and what the span's dimensions were
 	kindDimensions kind = 6 // in summaries: dimensions that later records of the file refer to
 )

@@ -367,6 +367,10 @@ func (c *commit) quality(req *request, u *unit) {
 	if joined && (incomplete || q.Model == dims.Model) {
 		fill(q, dims)
 	}
+	if qualityID(q) != u.id { // its tenant is its span's: a retry will not name it either
+		c.record(kindReleased, u.id[:], encodeQuality(q))
+		return
+	}
 	c.record(kindQuality, encodeQuality(q))
 }
 

@@ -161,6 +161,23 @@ func TestQualityFindsItsSpan(t *testing.T) {
 	}
 }
 
+// An event that leaves its tenant out is known again after a restart, although it is stored with its span's.
+func TestRetryWithoutTenantAcrossRestarts(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	opt := testOptions(t, t.TempDir(), sink)
+	i, stop := start(t, opt)
+	event := []usage.Quality{score("q", "", "t", "")}
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "1")}, nil))
+	require.NoError(t, i.Accept(t.Context(), nil, event))
+	require.Eventually(t, func() bool { return sink.count() == 2 }, 10*time.Second, time.Millisecond)
+	stop()
+	i, _ = start(t, opt)
+	require.NoError(t, i.Accept(t.Context(), nil, event))
+	require.EqualValues(t, 1, i.Stats().Duplicates)
+	require.Equal(t, "org", sink.score("q").TenantID)
+}
+
 func TestQualityThatWaitsTooLong(t *testing.T) {
 	t.Parallel()
 	sink := newStore()
