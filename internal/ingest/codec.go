@@ -21,6 +21,8 @@ const (
 	kindReleased   kind = 7 // a quality event that was given its tenant here or waited: its id as sent, then the event
 	kindSeen       kind = 5 // in summaries: ids and what the span's dimensions were
 	kindDimensions kind = 6 // in summaries: dimensions that later records of the file refer to
+
+	kindDamaged kind = 127 // bytes that were damaged; whoever reads on skips them
 )
 
 // appendRecord frames one record: its kind, its length, its body in parts.
@@ -146,10 +148,14 @@ func (r *reader) unique() string { return string(r.take(r.uvarint())) }
 
 func (r *reader) strings() map[string]string {
 	n := r.uvarint()
-	if n == 0 || r.err != nil || n > uint64(len(r.from)) {
+	if n == 0 || r.err != nil {
 		return nil
 	}
-	m := make(map[string]string, n)
+	if n > uint64(len(r.from))/2 { // each takes two bytes at least
+		r.err = errShort
+		return nil
+	}
+	m := make(map[string]string, min(n, maxTags))
 	for range n {
 		k := r.string()
 		m[k] = r.string()

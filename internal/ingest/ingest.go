@@ -12,7 +12,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -114,7 +113,9 @@ type Ingest struct {
 	commitMu   sync.Mutex // covers committing
 	committing time.Time  // when the running commit accepted its records; zero when none runs
 
-	marked time.Time // the last watermark, of the inserter
+	// Of the inserter.
+	marked   time.Time  // the last watermark
+	retiring []*segment // drained, not summarized yet
 
 	stats counters
 }
@@ -153,21 +154,27 @@ func Open(opt Options) (*Ingest, error) {
 
 // recover rebuilds what is kept in memory from the summaries and the segments, oldest first.
 func (i *Ingest) recover() error {
-	summaries, err := list(i.opt.Dir, summarySuffix)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	reached := func(start int64) error {
+	var summaries []int64
+	listed := false
+	reached := func(start int64) (err error) {
+		if !listed { // by now the spool is ours: nobody else summarizes
+			if summaries, err = list(i.opt.Dir, summarySuffix); err != nil {
+				return err
+			}
+			listed = true
+		}
 		for len(summaries) > 0 && summaries[0] < start {
 			if err := i.loadSummary(summaries[0]); err != nil {
 				return err
 			}
 			summaries = summaries[1:]
+			i.lounge.tidy()
 		}
 		return nil
 	}
 	r := recovery{ingest: i}
 	var corrupt int
+	var err error
 	if i.spool, corrupt, err = openSpool(i.opt.Dir, i.opt.SegmentSize, i.log, reached, r.frame); err != nil {
 		return err
 	}
@@ -183,6 +190,7 @@ func (i *Ingest) recover() error {
 	}
 	i.rows.Store(rows)
 	i.stats.waiting.Store(int64(len(i.lounge.byID)))
+	i.stats.forgotten.Store(i.memory.forgotten)
 	return nil
 }
 

@@ -157,6 +157,14 @@ func (l *lounge) restore(w *waiting) {
 	l.byAwait[w.awaits] = append(l.byAwait[w.awaits], w)
 }
 
+// tidy lets go of those that have left, once they are the most of the list: while the oldest waits, any number
+// may come and leave behind it.
+func (l *lounge) tidy() {
+	if len(l.order) > 2*len(l.byID)+1000 {
+		l.order = slices.DeleteFunc(l.order, func(w *waiting) bool { return l.byID[w.id] != w })
+	}
+}
+
 func (l *lounge) leave(w *waiting) {
 	delete(l.byID, w.id)
 	rest := l.byAwait[w.awaits]

@@ -20,14 +20,15 @@ type Stats struct {
 	SpoolBytes      int64            // not drained
 	SpoolRows       int64            // not drained
 	OldestUnsent    time.Time        // when the first of them was accepted; zero when there is none
-	CorruptSegments int64            // found damaged when opened, and set aside
+	CorruptSegments int64            // found damaged or missing when opened
+	Forgotten       int64            // ids that went before their day was over, for want of memory
 	SinkError       string           // why the sink does not take batches now
 }
 
 type counters struct {
 	accepted, refused, duplicates, inserted atomic.Int64
 	incomplete, waiting, expired            atomic.Int64
-	corruptSegments                         atomic.Int64
+	corruptSegments, forgotten              atomic.Int64
 
 	mu       sync.Mutex
 	unpriced map[string]int64
@@ -89,6 +90,6 @@ func (i *Ingest) Stats() Stats {
 		Inserted: c.inserted.Load(), Unpriced: maps.Clone(c.unpriced), Incomplete: c.incomplete.Load(),
 		Waiting: c.waiting.Load(), Expired: c.expired.Load(),
 		SpoolBytes: i.spool.backlog(i.cursor.Load()), SpoolRows: i.rows.Load(), OldestUnsent: oldest,
-		CorruptSegments: c.corruptSegments.Load(), SinkError: c.failing,
+		CorruptSegments: c.corruptSegments.Load(), Forgotten: c.forgotten.Load(), SinkError: c.failing,
 	}
 }
