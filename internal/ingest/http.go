@@ -246,10 +246,19 @@ func (d *decoder) deployments(req *request, a *answer) {
 	d.each(a, func() error { return d.deployment(&p) }, func(index int) { req.addDeployment(index, &p) })
 }
 
+// parts are the field that an error names, if any, and its reason.
+func parts(err error) (field, reason string) {
+	var f *fieldError
+	if errors.As(err, &f) {
+		return f.field, f.reason
+	}
+	return "", err.Error()
+}
+
 // each reads a body's records, of an array or one after the other, and keeps the good ones. Where an
 // array is broken what follows cannot be read; where a line is, the next one can.
 func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
-	index := 0
+	index, inArray := 0, false
 	record := func() error {
 		start := d.pos
 		err := one()
@@ -262,8 +271,8 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 			keep(index)
 		case errors.As(err, &field):
 			d.pos = start
-			if _, err = d.skip(); err != nil {
-				return err
+			if err := d.over(inArray); err != nil {
+				return &fieldError{field.field, field.reason + "; " + err.Error()}
 			}
 			a.refuse(refusal{index, field.field, field.reason})
 		default:
@@ -273,13 +282,14 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 		return nil
 	}
 	d.space()
-	if d.peek() == '[' {
+	if inArray = d.peek() == '['; inArray {
 		err := d.array(record)
 		if d.space(); err == nil && d.pos < len(d.text) {
 			err = d.syntax("there is more behind the array")
 		}
 		if err != nil {
-			a.refuse(refusal{index, "", err.Error() + "; the rest of the body was not read"})
+			field, reason := parts(err)
+			a.refuse(refusal{index, field, reason + "; the rest of the body was not read"})
 		}
 		return
 	}
@@ -289,7 +299,8 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 		if err == nil {
 			continue
 		}
-		a.refuse(refusal{index, "", err.Error()})
+		field, reason := parts(err)
+		a.refuse(refusal{index, field, reason})
 		index++
 		next := bytes.IndexByte(d.text[start:], '\n')
 		if next < 0 {

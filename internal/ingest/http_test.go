@@ -73,12 +73,17 @@ func TestBadSpans(t *testing.T) {
 		{name: "no score", changes: map[string]any{"quality": map[string]any{"evaluator": "e"}}, field: "quality.score", reason: "is missing"},
 		{name: "usage", changes: map[string]any{"usage": []int{1}}, field: "usage", reason: "must be an object"},
 		{name: "not an object", body: `"x"`, reason: "must be an object"},
-		{name: "NaN", body: `{"trace_id":NaN}`, reason: "NaN and Infinity are not JSON"},
+		{name: "NaN", body: `{"trace_id":NaN}`, field: "trace_id", reason: "NaN and Infinity are not JSON"},
 		{name: "field twice", body: `{"trace_id":"a","trace_id":"b"}`, field: "trace_id", reason: "there twice"},
-		{name: "UTF-8", body: "{\"trace_id\":\"\xff\"}", reason: "not valid UTF-8"},
-		{name: "lone surrogate", body: `{"trace_id":"\ud800"}`, reason: `bad \u escape`},
+		{name: "NaN tokens", body: `{"tokens":{"prompt":NaN}}`, field: "tokens.prompt", reason: "NaN and Infinity are not JSON"},
+		{name: "negative infinity", body: `{"complexity":-Infinity}`, field: "complexity", reason: "NaN and Infinity are not JSON"},
+		{name: "nonsense", body: `{"complexity":Nonsense}`, reason: "not a JSON value"},
+		{name: "UTF-8", body: "{\"trace_id\":\"\xff\"}", field: "trace_id", reason: "not valid UTF-8"},
+		{name: "escaped UTF-8", body: "{\"trace_id\":\"\\n\xff\"}", field: "trace_id", reason: "not valid UTF-8"},
+		{name: "lone surrogate", body: `{"trace_id":"\ud800"}`, field: "trace_id", reason: "half a surrogate pair"},
+		{name: "bad escape", body: `{"trace_id":"\ud8zz"}`, reason: `bad \u escape`},
 		{name: "cut off", body: `{"trace_id":"a"`, reason: "expected ',' or '}'"},
-		{name: "bomb", body: `{"usage":` + strings.Repeat(`{"a":`, 100_000), reason: "nested deeper than 32 levels"},
+		{name: "bomb", body: `{"usage":` + strings.Repeat(`{"a":`, 100_000), field: "usage" + strings.Repeat(".a", maxDepth), reason: "nested deeper than 32 levels"},
 		{name: "array bomb", body: strings.Repeat(`[`, 100_000), reason: "nested deeper than 32 levels"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -325,6 +330,41 @@ func TestFullDisk(t *testing.T) {
 	require.Equal(t, 503, w.Code)
 	require.Contains(t, w.Body.String(), "disk is full")
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
+}
+
+// Whatever is wrong with one record of an array, the others are read.
+func TestBadRecordsInAnArray(t *testing.T) {
+	t.Parallel()
+	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	bad := []string{
+		`{"tokens":{"prompt":NaN}}`, `{"complexity":-Infinity}`, "{\"trace_id\":\"\xff\"}", `{"trace_id":"\ud800"}`,
+		`{"usage":` + strings.Repeat(`{"a":`, 100_000) + "1" + strings.Repeat("}", 100_000) + "}",
+		strings.Repeat("[", 200_000) + strings.Repeat("]", 200_000), `{"a":"]","b":` + strings.Repeat("[", 40) + `"]\"]"` + strings.Repeat("]", 40) + "}",
+	}
+	var records []string
+	for n, text := range bad {
+		records = append(records, spanWith(t, map[string]any{"span_id": fmt.Sprint(n)}), text)
+	}
+	records = append(records, spanWith(t, map[string]any{"span_id": "last"}))
+	for _, body := range []string{"[" + strings.Join(records, ",") + "]", strings.Join(records, "\n")} {
+		var a answer
+		require.NoError(t, json.Unmarshal(post(i, "/v1/spans", body).Body.Bytes(), &a))
+		require.Equal(t, len(bad)+1, a.Accepted+a.Duplicates)
+		require.Len(t, a.Refused, len(bad))
+		for n, r := range a.Refused {
+			require.Equal(t, 2*n+1, r.Index)
+		}
+	}
+}
+
+// Lines that each seem to open what never ends are told apart in time that grows with the body, not its square.
+func TestBombALine(t *testing.T) {
+	t.Parallel()
+	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	for _, line := range []string{`{"usage":` + strings.Repeat("[", 40), `{"usage":{"a":[`, `{"a":[1,`} {
+		w := post(i, "/v1/spans", strings.Repeat(line+"\n", 1<<20/len(line)))
+		require.Equal(t, 400, w.Code)
+	}
 }
 
 // A write that fails leaves nothing behind: the retry is no duplicate.
