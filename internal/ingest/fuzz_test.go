@@ -251,6 +251,7 @@ func FuzzSpool(f *testing.F) {
 		_, err := scan(text, 0, func(_ time.Time, records []byte) error { before = append(before, bytes.Clone(records)); return nil })
 		require.NoError(t, err)
 		open := func() (s *spool, frames [][]byte) {
+			frames = [][]byte{}
 			s, _, err := openSpool(dir, 1<<20, slog.New(slog.DiscardHandler), func(int64) error { return nil },
 				func(_ time.Time, records []byte) error { frames = append(frames, bytes.Clone(records)); return nil })
 			require.NoError(t, err)
