@@ -153,13 +153,30 @@ func checkType(contentType string) error {
 	return refuseAll(http.StatusUnsupportedMediaType, "content type %q is not taken: send application/json or application/x-ndjson", contentType)
 }
 
-// bodyChunk is how far a body is read between looks at the memory that all bodies take.
-const bodyChunk = 64 << 10
+const (
+	// bodyChunk is how far a body is read between looks at the memory that all bodies take.
+	bodyChunk = 64 << 10
+	// zstdWindow is what a body's own encoder may make its reader keep, from the first byte on.
+	zstdWindow = 8 << 20
+)
+
+var errCrowded = &statusError{http.StatusTooManyRequests, 1, errors.New("too many large requests at once; try again")}
+
+// crowded reports whether the bodies under way take more memory than they may.
+func (i *Ingest) crowded(more int64) bool {
+	return i.inFlight.Add(more) > max(8*i.opt.MaxBody, 8*zstdWindow)
+}
 
 // body reads a request's body, decompressed and bounded. Release gives its memory back.
 func (i *Ingest) body(r *http.Request) (body []byte, release func(), err error) {
 	taken := int64(0)
 	release = func() { i.inFlight.Add(-taken) }
+	if strings.EqualFold(strings.TrimSpace(r.Header.Get("Content-Encoding")), "zstd") {
+		defer i.inFlight.Add(-zstdWindow)
+		if i.crowded(zstdWindow) {
+			return nil, release, errCrowded
+		}
+	}
 	source := io.Reader(http.MaxBytesReader(nil, r.Body, i.opt.MaxBody))
 	source, closeSource, err := decompress(source, r.Header.Get("Content-Encoding"))
 	if err != nil {
@@ -176,8 +193,8 @@ func (i *Ingest) body(r *http.Request) (body []byte, release func(), err error) 
 		}
 		if more := int64(cap(body)) - taken; more > 0 {
 			taken += more
-			if i.inFlight.Add(more) > 8*i.opt.MaxBody {
-				return nil, release, &statusError{http.StatusTooManyRequests, 1, errors.New("too many large requests at once; try again")}
+			if i.crowded(more) {
+				return nil, release, errCrowded
 			}
 		}
 		n, err := source.Read(body[len(body):cap(body)])
@@ -212,7 +229,7 @@ func decompress(source io.Reader, encoding string) (io.Reader, func(), error) {
 		}
 		return z, func() { z.Close() }, nil
 	case "zstd":
-		z, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecoderLowmem(true))
+		z, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, nil, refuseAll(http.StatusBadRequest, "the body is not zstd: %w", err)
 		}

@@ -5,8 +5,10 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -237,6 +239,61 @@ func TestBodies(t *testing.T) {
 	require.Equal(t, 405, w.Code)
 }
 
+// endless is a body that does not end; it counts what was read of it.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) { e.read += len(p); clear(p); return len(p), nil }
+
+// Bodies that are meant to fill the memory are refused, the memory is given back, and the heap stays within what the
+// bound on bodies allows. Not parallel: it looks at the process's own heap.
+func TestHostileBodiesAreBounded(t *testing.T) {
+	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	send := func(body io.Reader, encoding string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodPost, "/v1/spans", body)
+		r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost"
+		r.Header.Set("Content-Encoding", encoding)
+		w := httptest.NewRecorder()
+		i.Handler().ServeHTTP(w, r)
+		return w
+	}
+	var bomb bytes.Buffer // claims a little, and is 200 MB
+	z := gzip.NewWriter(&bomb)
+	chunk := bytes.Repeat([]byte(" "), 1<<20)
+	for range 200 {
+		_, err := z.Write(chunk)
+		require.NoError(t, err)
+	}
+	require.NoError(t, z.Close())
+	lie := bytes.Clone(bomb.Bytes())
+	copy(lie[len(lie)-4:], "\x10\x00\x00\x00") // 16 bytes, says its own end
+	names := strings.Repeat(`{"`+strings.Repeat("x", 10_000)+`":1}`+"\n", 2000)
+
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range 3 {
+		e := &endless{}
+		require.Equal(t, 413, send(e, "").Code)
+		require.Less(t, e.read, 40<<20, "the rest of the body is not read")
+		require.Equal(t, 413, send(io.LimitReader(&endless{}, 100<<20), "").Code)
+		require.Equal(t, 413, send(bytes.NewReader(bomb.Bytes()), "gzip").Code)
+		require.Equal(t, 413, send(bytes.NewReader(lie), "gzip").Code)
+		require.Equal(t, 400, send(strings.NewReader(names), "").Code)
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, int64(after.HeapSys)-int64(before.HeapSys), int64(256<<20))
+	require.Zero(t, i.inFlight.Load())
+}
+
+// Each body in zstd counts with what its encoder may make the reader keep, however little of it has come.
+func TestManyZstdBodies(t *testing.T) {
+	t.Parallel()
+	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	i.crowded(8 * i.opt.MaxBody) // as if so many were being read
+	require.Equal(t, 429, post(i, "/v1/spans", spanWith(t, nil), "Content-Encoding", "zstd").Code)
+	i.inFlight.Store(0)
+}
+
 func TestWhoMaySend(t *testing.T) {
 	t.Parallel()
 	open, _ := start(t, testOptions(t, t.TempDir(), newStore()))
@@ -269,6 +326,9 @@ func TestWhoMaySend(t *testing.T) {
 		w := post(i, "/v1/spans", spanWith(t, map[string]any{"tenant_id": tc.tenant}), "Authorization", "Bearer "+tc.token)
 		require.Equal(t, tc.want, w.Code, "%s: %s", tc.name, w.Body)
 	}
+	mixed := "[" + spanWith(t, map[string]any{"span_id": "mixed"}) + "," + spanWith(t, map[string]any{"tenant_id": "other"}) + "]"
+	require.JSONEq(t, `{"accepted":1,"duplicates":0,"refused":[{"index":1,"field":"tenant_id","reason":"\"other\" is not the ingest token's tenant"}]}`,
+		post(i, "/v1/spans", mixed, "Authorization", "Bearer for-org").Body.String(), "the good records are kept")
 	bad := testOptions(t, t.TempDir(), newStore())
 	bad.Tokens = []Token{{"secret", "org"}}
 	_, err := Open(bad)
