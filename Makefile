@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race lint fmt e2e soak bench-sweep bench-loop clean
+.PHONY: help up engine build test race lint fmt e2e soak bench-ingest bench-sweep bench-loop clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,8 +54,13 @@ e2e: bin/gotestsum engine ## Run the whole loop on real servers, kills included 
 	@mkdir -p bin/results
 	bin/gotestsum --format standard-verbose --jsonfile bin/results/e2e.json -- -tags e2e -count 1 -timeout 60m ./tests/e2e/...
 
-soak: engine ## Run the long versions of the tests
-	FLYBALL_SOAK=1 go test -tags e2e -count 1 -timeout 4h -v ./tests/...
+soak: engine ## Run the long versions of the tests, then every fuzzer for an hour (FLYBALL_SOAK, FLYBALL_FUZZ_TIME)
+	FLYBALL_SOAK=$${FLYBALL_SOAK:-1} go test -tags e2e -count 1 -timeout 4h -v ./tests/...
+	sh scripts/fuzz.sh
+
+bench-ingest: engine ## Measure ingest: decoding on one core, and the whole way into ClickHouse against a bare insert
+	FLYBALL_BENCH=1 go test ./internal/ingest -run '^$$' -bench .
+	FLYBALL_BENCH=1 go test ./tests/bench -run '^$$' -bench Ingest -benchtime 3x
 
 bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
 	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Sweep -benchtime 20x

@@ -166,6 +166,7 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/deployments"} {
 			mux.Handle(path, s.ingest.Handler())
 		}
+		mux.Handle("/v1/ingest", trustedOnly(s.door, s.ingest.Handler()))
 	}
 	if gate != nil {
 		for _, path := range []string{"/v1/decide", "/v1/sampling", "/v1/flags"} {

@@ -232,6 +232,9 @@ func TestBodies(t *testing.T) {
 		require.True(t, json.Valid(w.Body.Bytes()))
 	}
 	require.Zero(t, i.inFlight.Load(), "the memory of bodies is given back")
+	asked := httptest.NewRecorder()
+	i.Handler().ServeHTTP(asked, httptest.NewRequest(http.MethodGet, "/v1/ingest", nil))
+	require.Contains(t, asked.Body.String(), `"accepted":1,"refused":0,"duplicates":2,`)
 
 	r := httptest.NewRequest(http.MethodGet, "/v1/spans", nil)
 	w := httptest.NewRecorder()

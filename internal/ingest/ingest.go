@@ -209,12 +209,13 @@ func (i *Ingest) Close() error {
 // Spool names this spool in the sink's watermarks.
 func (i *Ingest) Spool() string { return i.spool.state.Spool }
 
-// Handler serves POST /v1/spans, /v1/quality and /v1/deployments.
+// Handler serves POST /v1/spans, /v1/quality and /v1/deployments, each behind the door, and GET /v1/ingest, the Stats.
 func (i *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/spans", i.serve((*decoder).spans))
 	mux.HandleFunc("POST /v1/quality", i.serve((*decoder).qualities))
 	mux.HandleFunc("POST /v1/deployments", i.serve((*decoder).deployments))
+	mux.HandleFunc("GET /v1/ingest", i.serveStats)
 	return mux
 }
 
