@@ -113,6 +113,10 @@ func newSender(s *stack, book *ledger, random *rand.Rand, name int, rest time.Du
 // send goes on until ctx ends, and then delivers what is left.
 func (c *sender) send(ctx context.Context) {
 	for c.failed == nil {
+		// On a machine that stores more slowly than this sends, the end would be one long wait.
+		for stats, err := c.stats(); err == nil && stats.SpoolRows > 100_000 && ctx.Err() == nil; stats, err = c.stats() {
+			<-time.After(time.Second)
+		}
 		spans, others := c.batch()
 		if c.random.IntN(5) == 0 { // long after
 			c.held = append(c.held, others...)
