@@ -54,11 +54,13 @@ e2e: bin/gotestsum engine ## Run the whole loop on real servers, kills included 
 	@mkdir -p bin/results
 	bin/gotestsum --format standard-verbose --jsonfile bin/results/e2e.json -- -tags e2e -count 1 -timeout 60m ./tests/e2e/...
 
-soak: engine ## Run the long versions of the tests
-	FLYBALL_SOAK=1 go test -tags e2e -count 1 -timeout 4h -v ./tests/...
+soak: engine ## Run the long versions of the tests, then every fuzzer for an hour (FLYBALL_SOAK, FLYBALL_FUZZ_TIME)
+	FLYBALL_SOAK=$${FLYBALL_SOAK:-1} go test -tags e2e -count 1 -timeout 4h -v ./tests/...
+	sh scripts/fuzz.sh
 
-bench-ingest: engine ## Measure ingest: decode and price per format on one core, and to the store
+bench-ingest: engine ## Measure ingest: decode and price per format on one core, and the whole way to the store against a bare insert
 	go test ./internal/ingest -run '^$$' -bench 'DecodeAndPrice|OfficialDecoder' -cpu 1 -benchtime 3s
+	FLYBALL_BENCH=1 go test ./tests/bench -run '^$$' -bench Ingest -benchtime 3x
 
 bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
 	FLYBALL_BENCH=1 go test -p 1 ./internal/clickhouse ./activities -run '^$$' -bench 'Sweep|Tick' -benchtime 20x

@@ -161,6 +161,7 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/outcomes", "/v1/deployments", "/v1/traces", "/v1/logs", "/v1/litellm"} {
 			mux.Handle(path, s.ingest.Handler())
 		}
+		mux.Handle("/v1/ingest", admitted(s.door, ingest.ScopeSpans, trusted, s.ingest.Handler()))
 	}
 	if gate != nil {
 		for _, path := range []string{"/v1/decide", "/v1/flags"} {

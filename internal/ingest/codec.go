@@ -28,6 +28,8 @@ const (
 	kindWaiting1    kind = 4
 	kindDimensions1 kind = 6
 	kindReleased1   kind = 7
+
+	kindDamaged kind = 127 // bytes that were damaged; whoever reads on skips them
 )
 
 // waits reports whether a record is not for the sink yet.
@@ -156,10 +158,14 @@ func (r *reader) unique() string { return string(r.take(r.uvarint())) }
 
 func (r *reader) strings() map[string]string {
 	n := r.uvarint()
-	if n == 0 || r.err != nil || n > uint64(len(r.from)) {
+	if n == 0 || r.err != nil {
 		return nil
 	}
-	m := make(map[string]string, n)
+	if n > uint64(len(r.from))/2 { // each takes two bytes at least
+		r.err = errShort
+		return nil
+	}
+	m := make(map[string]string, min(n, maxTags))
 	for range n {
 		k := r.string()
 		m[k] = r.string()

@@ -105,8 +105,8 @@ func (r *request) addDeployment(index int, d *usage.Deployment) {
 	r.units = append(r.units, unit{index: index, kind: kindDeployment, id: deploymentID(d), body: slice{from, len(r.buf)}})
 }
 
-// submit waits until the request's records are durable. When ctx ends first they may become so all
-// the same: a retry is then known as one.
+// submit waits until the request's records are durable. When ctx ends while they stand in the queue, it waits all
+// the same: the memory that they take there must be accounted for.
 func (i *Ingest) submit(ctx context.Context, req *request) error {
 	if len(req.units) == 0 {
 		return nil
@@ -121,8 +121,6 @@ func (i *Ingest) submit(ctx context.Context, req *request) error {
 	select {
 	case err := <-req.done:
 		return err
-	case <-ctx.Done():
-		return ctx.Err()
 	case <-i.stopped:
 		select {
 		case err := <-req.done:
@@ -202,6 +200,9 @@ func (i *Ingest) commit(group []*request) error {
 	}
 	for _, req := range group {
 		i.stats.count(req)
+	}
+	if gone := i.memory.forgotten; gone > i.stats.forgotten.Swap(gone) {
+		i.log.Warn("ids were forgotten before their day was over: a retry of their records would count twice", "ids", gone)
 	}
 	return nil
 }
@@ -308,20 +309,22 @@ func (c *commit) remember(k id, d dimensions) bool {
 func (c *commit) unit(req *request, u *unit) {
 	switch {
 	case u.kind == kindSpan:
-		if !c.remember(u.id, u.dims) {
-			req.duplicates++
-			u.dropped = true
-			return
+		if u.dropped = !c.remember(u.id, u.dims); !u.dropped {
+			c.record(kindSpan, req.buf[u.body.from:u.body.to])
+			c.remember(u.trace, u.dims)
+			if u.any != (id{}) {
+				c.remember(u.any, u.dims)
+			}
 		}
-		c.record(kindSpan, req.buf[u.body.from:u.body.to])
-		c.remember(u.trace, u.dims)
-		if u.any != (id{}) {
-			c.remember(u.any, u.dims)
-		}
+		// Of a write that was torn off here the span may be known and these not.
 		if u.event != nil && c.remember(u.event.identity(), dimensions{}) {
 			c.event(u.event)
 		}
 		c.release(u)
+		if u.dropped {
+			req.duplicates++
+			return
+		}
 	case u.event != nil:
 		c.join(req, u)
 		return

@@ -14,6 +14,7 @@ const (
 	watermarkEvery = time.Second
 	firstRetry     = 100 * time.Millisecond
 	lastRetry      = 5 * time.Second
+	batchBytes     = 16 << 20 // of one insert as they are in the spool
 )
 
 // batch is a frozen range of the spool on its way to the sink.
@@ -59,7 +60,11 @@ func (i *Ingest) Run(ctx context.Context) error {
 				return stopped(ctx, err)
 			}
 		case <-mark.C:
-			i.save()
+			if i.save() {
+				if err := i.retire(ctx); err != nil {
+					return stopped(ctx, err)
+				}
+			}
 			i.watermark(ctx)
 		}
 	}
@@ -126,21 +131,26 @@ func (i *Ingest) drain(ctx context.Context) error {
 	// The state on disk follows when the next batch is frozen or a second later; a restart before
 	// that tries this batch again, with its token.
 	i.spool.state.Cursor = b.to
-	for _, seg := range i.spool.drained(b.to) {
-		if err := i.retire(ctx, seg); err != nil {
-			return err
-		}
-	}
-	return nil
+	i.retiring = append(i.retiring, i.spool.drained(b.to)...)
+	return i.retire(ctx)
 }
 
-// retire summarizes a drained segment, once the state on disk is past it.
-func (i *Ingest) retire(ctx context.Context, seg *segment) error {
+// retire summarizes the drained segments, once the state on disk is past them. One that cannot be, on a full disk,
+// stays until the next time.
+func (i *Ingest) retire(ctx context.Context) error {
+	if len(i.retiring) == 0 {
+		return nil
+	}
 	if err := i.mustSave(ctx); err != nil {
 		return err
 	}
-	if err := i.summarize(seg); err != nil {
-		i.log.Error("a drained segment stays on disk", "segment", seg.path, "error", err)
+	for len(i.retiring) > 0 {
+		seg := i.retiring[0]
+		if err := i.summarize(seg); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			i.log.Error("a drained segment stays on disk; it is tried again", "segment", seg.path, "error", err)
+			return nil
+		}
+		i.retiring = i.retiring[1:]
 	}
 	return nil
 }
@@ -152,7 +162,10 @@ func (i *Ingest) freeze(ctx context.Context) (*batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	st.Next = b.to
+	// A batch that was frozen before keeps its name, even if damage has taken some of it since: had it been
+	// inserted, what is left must not come again under another.
+	st.Next = max(st.Next, b.to)
+	b.to = st.Next
 	return b, i.mustSave(ctx)
 }
 
@@ -161,9 +174,11 @@ func (i *Ingest) read(from, until int64) (*batch, error) {
 	b := &batch{from: from}
 	names := map[string]string{}
 	var failed error
+	size := 0
 	to, err := i.spool.read(from, func(_ time.Time, records []byte) bool {
 		rows := countRows(records)
-		if until <= from && b.rows > 0 && b.rows+rows > int64(i.opt.BatchRows) {
+		size += len(records)
+		if until <= from && b.rows > 0 && (b.rows+rows > int64(i.opt.BatchRows) || size > batchBytes) {
 			return false
 		}
 		if failed = b.add(records, names); failed != nil {

@@ -162,6 +162,23 @@ func TestQualityFindsItsSpan(t *testing.T) {
 	}
 }
 
+// An event that leaves its tenant out is known again after a restart, although it is stored with its span's.
+func TestRetryWithoutTenantAcrossRestarts(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	opt := testOptions(t, t.TempDir(), sink)
+	i, stop := start(t, opt)
+	event := []usage.Quality{score("q", "", "t", "")}
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "1")}, nil))
+	require.NoError(t, i.Accept(t.Context(), nil, event))
+	require.Eventually(t, func() bool { return sink.count() == 2 }, 10*time.Second, time.Millisecond)
+	stop()
+	i, _ = start(t, opt)
+	require.NoError(t, i.Accept(t.Context(), nil, event))
+	require.EqualValues(t, 1, i.Stats().Duplicates)
+	require.Equal(t, "org", sink.score("q").TenantID)
+}
+
 func TestQualityThatWaitsTooLong(t *testing.T) {
 	t.Parallel()
 	sink := newStore()
@@ -238,78 +255,85 @@ func TestDamagedState(t *testing.T) {
 	require.ErrorContains(t, err, "state.json is damaged")
 }
 
-// fill writes spans to a new spool, one commit each, and gives the text of its one segment.
-func fillSpool(t *testing.T, dir string, spans int) (path string, text []byte) {
-	t.Helper()
-	i, err := Open(testOptions(t, dir, newStore()))
-	require.NoError(t, err)
-	for n := range spans {
-		require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", fmt.Sprint(n))}, nil))
-	}
-	path = i.spool.active.Name()
-	require.NoError(t, i.Close())
-	text, err = os.ReadFile(path)
-	require.NoError(t, err)
-	return path, text
-}
-
-// Wherever the last segment is cut, what stands whole before the cut is kept and nothing else, and
-// the spool goes on.
-func TestTornTailAtAnyByte(t *testing.T) {
+// A write that was torn off between a span and its evaluation was not acknowledged: when it comes again, the span is
+// known and the evaluation goes in, and so do those that wait for the span.
+func TestTornBetweenSpanAndItsQuality(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	path, text := fillSpool(t, dir, 3)
-	ends := []int{}
-	for at := len(segmentMagic); at < len(text); {
-		_, n := frame(text[at:])
-		at += n
-		ends = append(ends, at)
-	}
-	require.Len(t, ends, 3)
-	state, err := os.ReadFile(filepath.Join(dir, "state.json"))
-	require.NoError(t, err)
-	for cut := range len(text) + 1 {
-		dir := filepath.Join(t.TempDir(), "spool")
-		require.NoError(t, os.MkdirAll(dir, 0o700))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, filepath.Base(path)), text[:cut], 0o600))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "state.json"), state, 0o600))
-		i, err := Open(testOptions(t, dir, newStore()))
-		require.NoError(t, err)
-		whole := 0
-		for whole < 3 && ends[whole] <= cut {
-			whole++
-		}
-		s := i.Stats()
-		require.EqualValues(t, whole, s.SpoolRows, "cut at %d", cut)
-		require.Zero(t, s.CorruptSegments)
-		if cut%16 == 0 {
-			require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "2")}, nil))
-			require.EqualValues(t, min(whole+1, 3), i.Stats().SpoolRows)
-		}
-		require.NoError(t, i.Close())
-	}
-}
-
-// A damaged byte in the middle is not a torn tail: a copy is set aside and it is reported.
-func TestCorruptSegmentIsSetAside(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	path, text := fillSpool(t, dir, 3)
-	_, n := frame(text[len(segmentMagic):])
-	text[len(segmentMagic)+n+frameHeader+20] ^= 1 // in the second frame
-	require.NoError(t, os.WriteFile(path, text, 0o600))
 	sink := newStore()
-	i, stop := start(t, testOptions(t, dir, sink))
-	require.EqualValues(t, 1, i.Stats().CorruptSegments)
-	require.Eventually(t, func() bool { return sink.count() == 1 }, 10*time.Second, time.Millisecond)
-	aside, err := os.ReadFile(strings.TrimSuffix(path, segmentSuffix) + corruptSuffix)
+	opt := testOptions(t, t.TempDir(), sink)
+	i, err := Open(opt)
 	require.NoError(t, err)
-	require.Equal(t, text, aside)
-	stop()
-	i, _ = start(t, testOptions(t, dir, sink))
-	require.Zero(t, i.Stats().CorruptSegments, "reported once")
-	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "1")}, nil))
-	require.Eventually(t, func() bool { return sink.count() == 2 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, i.Accept(t.Context(), nil, []usage.Quality{score("waits", "org", "t1", "")}))
+	var lines []string
+	for n := range frameRows - 1 {
+		lines = append(lines, spanWith(t, map[string]any{"span_id": fmt.Sprint(n), "trace_id": "others"}))
+	}
+	lines = append(lines, spanWith(t, map[string]any{"quality": map[string]any{"id": "inside", "evaluator": "e", "score": 0.5}}))
+	body := strings.Join(lines, "\n")
+	require.Equal(t, 200, post(i, "/v1/spans", body).Code)
+	path := i.spool.active.Name()
+	require.NoError(t, i.Close())
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	end := len(segmentMagic)
+	for range 2 { // the waiting event, and the spans
+		_, n := frame(text[end:])
+		end += n
+	}
+	require.Less(t, end, len(text))
+	require.NoError(t, os.Truncate(path, int64(end)))
+
+	i, _ = start(t, opt)
+	require.JSONEq(t, fmt.Sprintf(`{"accepted":0,"duplicates":%d,"refused":[]}`, frameRows), post(i, "/v1/spans", body).Body.String())
+	require.Eventually(t, func() bool { return sink.count() == frameRows+2 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, "inside", sink.score("inside").ID)
+	require.Equal(t, "gpt-4o", sink.score("waits").Model)
+	require.Zero(t, i.Stats().Waiting)
+}
+
+// Events that come and are joined while an old one waits leave nothing behind.
+func TestLoungeIsBounded(t *testing.T) {
+	t.Parallel()
+	i, err := Open(testOptions(t, t.TempDir(), newStore()))
+	require.NoError(t, err)
+	require.NoError(t, i.Accept(t.Context(), nil, []usage.Quality{score("oldest", "org", "never", "")}))
+	for round := range 10 {
+		var events []usage.Quality
+		var spans []usage.Span
+		for n := range 1000 {
+			id := fmt.Sprintf("%d-%d", round, n)
+			events, spans = append(events, score(id, "org", id, "")), append(spans, span("org", id, "1"))
+		}
+		require.NoError(t, i.Accept(t.Context(), nil, events))
+		require.NoError(t, i.Accept(t.Context(), spans, nil))
+	}
+	require.NoError(t, i.Close())
+	require.Len(t, i.lounge.byID, 1)
+	require.Len(t, i.lounge.byAwait, 1)
+}
+
+// A batch is bounded by its bytes too: ten thousand large records are more memory than an insert should take.
+func TestBatchIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	i, err := Open(testOptions(t, t.TempDir(), newStore()))
+	require.NoError(t, err)
+	large := span("org", "t", "")
+	large.Tags = map[string]string{}
+	for n := range maxTags {
+		large.Tags[fmt.Sprint(n)] = strings.Repeat("x", maxName)
+	}
+	spans := make([]usage.Span, 2500)
+	for n := range spans {
+		spans[n] = large
+		spans[n].SpanID = fmt.Sprint(n)
+	}
+	require.NoError(t, i.Accept(t.Context(), spans, nil))
+	b, err := i.freeze(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, i.Close())
+	require.Less(t, b.to-b.from, int64(batchBytes+2*frameBytes))
+	require.Positive(t, b.rows)
+	require.Less(t, b.rows, int64(len(spans)))
 }
 
 // Whatever comes in, in whatever batches, with retries, restarts and a sink that fails and forgets to

@@ -180,13 +180,30 @@ func checkType(contentType string) error {
 	return refuseAll(http.StatusUnsupportedMediaType, "content type %q is not taken: send application/json or application/x-ndjson", contentType)
 }
 
-// bodyChunk is how far a body is read between looks at the memory that all bodies take.
-const bodyChunk = 64 << 10
+const (
+	// bodyChunk is how far a body is read between looks at the memory that all bodies take.
+	bodyChunk = 64 << 10
+	// zstdWindow is what a body's own encoder may make its reader keep, from the first byte on.
+	zstdWindow = 8 << 20
+)
+
+var errCrowded = &statusError{http.StatusTooManyRequests, 1, errors.New("too many large requests at once; try again")}
+
+// crowded reports whether the bodies under way take more memory than they may.
+func (i *Ingest) crowded(more int64) bool {
+	return i.inFlight.Add(more) > max(8*i.opt.MaxBody, 8*zstdWindow)
+}
 
 // body reads a request's body, decompressed and bounded. Release gives its memory back.
 func (i *Ingest) body(r *http.Request, limit int64) (body []byte, release func(), err error) {
 	taken := int64(0)
 	release = func() { i.inFlight.Add(-taken) }
+	if strings.EqualFold(strings.TrimSpace(r.Header.Get("Content-Encoding")), "zstd") {
+		defer i.inFlight.Add(-zstdWindow)
+		if i.crowded(zstdWindow) {
+			return nil, release, errCrowded
+		}
+	}
 	source := io.Reader(http.MaxBytesReader(nil, r.Body, limit))
 	source, closeSource, err := decompress(source, r.Header.Get("Content-Encoding"))
 	if err != nil {
@@ -203,8 +220,8 @@ func (i *Ingest) body(r *http.Request, limit int64) (body []byte, release func()
 		}
 		if more := int64(cap(body)) - taken; more > 0 {
 			taken += more
-			if i.inFlight.Add(more) > 8*i.opt.MaxBody {
-				return nil, release, &statusError{http.StatusTooManyRequests, 1, errors.New("too many large requests at once; try again")}
+			if i.crowded(more) {
+				return nil, release, errCrowded
 			}
 		}
 		n, err := source.Read(body[len(body):cap(body)])
@@ -239,7 +256,7 @@ func decompress(source io.Reader, encoding string) (io.Reader, func(), error) {
 		}
 		return z, func() { z.Close() }, nil
 	case "zstd":
-		z, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecoderLowmem(true))
+		z, err := zstd.NewReader(source, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, nil, refuseAll(http.StatusBadRequest, "the body is not zstd: %w", err)
 		}
@@ -278,10 +295,19 @@ func (d *decoder) deployments(req *request, a *answer) {
 	d.each(a, func() error { return d.deployment(&p) }, func(index int) { req.addDeployment(index, &p) })
 }
 
+// parts are the field that an error names, if any, and its reason.
+func parts(err error) (field, reason string) {
+	var f *fieldError
+	if errors.As(err, &f) {
+		return f.field, f.reason
+	}
+	return "", err.Error()
+}
+
 // each reads a body's records, of an array or one after the other, and keeps the good ones. Where an
 // array is broken what follows cannot be read; where a line is, the next one can.
 func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
-	index := 0
+	index, inArray := 0, false
 	record := func() error {
 		start := d.pos
 		err := one()
@@ -294,8 +320,8 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 			keep(index)
 		case errors.As(err, &field):
 			d.pos = start
-			if _, err = d.skip(); err != nil {
-				return err
+			if err := d.over(inArray); err != nil {
+				return &fieldError{field.field, field.reason + "; " + err.Error()}
 			}
 			a.refuse(refusal{index, field.field, field.reason})
 		default:
@@ -305,13 +331,14 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 		return nil
 	}
 	d.space()
-	if d.peek() == '[' {
+	if inArray = d.peek() == '['; inArray {
 		err := d.array(record)
 		if d.space(); err == nil && d.pos < len(d.text) {
 			err = d.syntax("there is more behind the array")
 		}
 		if err != nil {
-			a.refuse(refusal{index, "", err.Error() + "; the rest of the body was not read"})
+			field, reason := parts(err)
+			a.refuse(refusal{index, field, reason + "; the rest of the body was not read"})
 		}
 		return
 	}
@@ -321,7 +348,8 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 		if err == nil {
 			continue
 		}
-		a.refuse(refusal{index, "", err.Error()})
+		field, reason := parts(err)
+		a.refuse(refusal{index, field, reason})
 		index++
 		next := bytes.IndexByte(d.text[start:], '\n')
 		if next < 0 {

@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -126,7 +125,9 @@ type Ingest struct {
 	commitMu   sync.Mutex // covers committing
 	committing time.Time  // when the running commit accepted its records; zero when none runs
 
-	marked time.Time // the last watermark, of the inserter
+	// Of the inserter.
+	marked   time.Time  // the last watermark
+	retiring []*segment // drained, not summarized yet
 
 	stats counters
 }
@@ -158,11 +159,15 @@ func Open(opt Options) (*Ingest, error) {
 
 // recover rebuilds what is kept in memory from the summaries and the segments, oldest first.
 func (i *Ingest) recover() error {
-	summaries, err := list(i.opt.Dir, summarySuffix)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	reached := func(start int64) error {
+	var summaries []int64
+	listed := false
+	reached := func(start int64) (err error) {
+		if !listed { // by now the spool is ours: nobody else summarizes
+			if summaries, err = list(i.opt.Dir, summarySuffix); err != nil {
+				return err
+			}
+			listed = true
+		}
 		for len(summaries) > 0 && summaries[0] < start {
 			if err := i.loadSummary(summaries[0]); err != nil {
 				return err
@@ -173,6 +178,7 @@ func (i *Ingest) recover() error {
 	}
 	r := recovery{ingest: i}
 	var corrupt int
+	var err error
 	if i.spool, corrupt, err = openSpool(i.opt.Dir, i.opt.SegmentSize, i.log, reached, r.frame); err != nil {
 		return err
 	}
@@ -188,6 +194,7 @@ func (i *Ingest) recover() error {
 	}
 	i.rows.Store(rows)
 	i.stats.waiting.Store(int64(len(i.lounge.byID)))
+	i.stats.forgotten.Store(i.memory.forgotten)
 	return nil
 }
 
@@ -206,8 +213,8 @@ func (i *Ingest) Close() error {
 // Spool names this spool in the sink's watermarks.
 func (i *Ingest) Spool() string { return i.spool.state.Spool }
 
-// Handler serves POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments, OTLP/HTTP at /v1/traces and
-// /v1/logs, and LiteLLM's log at /v1/litellm.
+// Handler serves, each behind the door, POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments, OTLP/HTTP at /v1/traces and
+// /v1/logs, and LiteLLM's log at /v1/litellm; and GET /v1/ingest, the Stats.
 func (i *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/spans", i.serve(ScopeSpans, (*decoder).spans))
@@ -217,6 +224,7 @@ func (i *Ingest) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/traces", i.serveOTLP(traces))
 	mux.HandleFunc("POST /v1/logs", i.serveOTLP(logs))
 	mux.HandleFunc("POST /v1/litellm", i.serve(ScopeSpans, i.litellm))
+	mux.HandleFunc("GET /v1/ingest", i.serveStats)
 	return mux
 }
 

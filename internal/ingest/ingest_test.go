@@ -174,7 +174,7 @@ func post(i *Ingest, path, body string, header ...string) *httptest.ResponseReco
 	return w
 }
 
-const articleSpan = `{"trace_id":"abc123","span_id":"gateway-001","timestamp":"2024-01-15T09:23:47.123Z",
+const gatewaySpan = `{"trace_id":"abc123","span_id":"gateway-001","timestamp":"2024-01-15T09:23:47.123Z",
  "provider":"anthropic","requested_model":"claude-3-opus","model":"claude-3-sonnet-20240229",
  "tokens":{"prompt":1247,"completion":342,"cached":800},"cost_usd":0.00471,"latency_ms":1843,
  "ttft_ms":210,"quality":{"evaluator":"llm-as-judge-v2","score":0.87,"confidence":0.92},
@@ -186,7 +186,7 @@ func TestSpanReachesTheSink(t *testing.T) {
 	sink := newStore()
 	i, _ := start(t, testOptions(t, t.TempDir(), sink))
 
-	w := post(i, "/v1/spans", articleSpan)
+	w := post(i, "/v1/spans", gatewaySpan)
 	require.Equal(t, 200, w.Code, w.Body)
 	require.JSONEq(t, `{"accepted":1,"refused":[],"duplicates":0}`, w.Body.String())
 	require.Eventually(t, func() bool { return sink.count() == 2 }, 10*time.Second, time.Millisecond)
@@ -213,6 +213,6 @@ func TestSpanReachesTheSink(t *testing.T) {
 		Timestamp: time.Date(2024, 1, 15, 9, 23, 47, 123_000_000, time.UTC),
 	}, sink.score("abc123/gateway-001/llm-as-judge-v2"))
 
-	w = post(i, "/v1/spans", articleSpan)
+	w = post(i, "/v1/spans", gatewaySpan)
 	require.JSONEq(t, `{"accepted":0,"refused":[],"duplicates":1}`, w.Body.String(), "a retry counts once")
 }

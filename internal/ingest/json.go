@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
@@ -25,7 +26,9 @@ type cursor struct {
 	pos     int
 	scratch []byte
 	names   map[string]string // strings that many records share
-	lenient bool              // values that nobody looks at may be what JSON forbids
+	passes  bool              // values that nobody looks at may be what JSON forbids: see pass
+
+	lenient, deep bool // set by over
 }
 
 // syntaxError says that the text is not JSON at an offset: where the next record starts is unknown.
@@ -197,9 +200,8 @@ func (c *cursor) bytes() ([]byte, error) {
 		case b == '"':
 			c.pos = i + 1
 			s := c.text[start:i]
-			if !plain && !utf8.Valid(s) {
-				c.pos = start
-				return nil, c.syntax("string is not valid UTF-8")
+			if !plain && !c.lenient && !utf8.Valid(s) {
+				return nil, wrong("is not valid UTF-8")
 			}
 			return s, nil
 		case b == '\\':
@@ -223,9 +225,8 @@ func (c *cursor) escaped(start, i int) ([]byte, error) {
 		switch {
 		case b == '"':
 			c.pos, c.scratch = i+1, out
-			if !utf8.Valid(out) {
-				c.pos = start
-				return nil, c.syntax("string is not valid UTF-8")
+			if !c.lenient && !utf8.Valid(out) {
+				return nil, wrong("is not valid UTF-8")
 			}
 			return out, nil
 		case b < ' ':
@@ -258,6 +259,9 @@ func (c *cursor) escaped(start, i int) ([]byte, error) {
 				c.pos = i
 				return nil, c.syntax(`bad \u escape`)
 			}
+			if r < 0 && !c.lenient {
+				return nil, wrong(`has half a surrogate pair (%s)`, c.text[i:i+6])
+			}
 			out = utf8.AppendRune(out, r)
 			i += n
 			continue
@@ -271,7 +275,7 @@ func (c *cursor) escaped(start, i int) ([]byte, error) {
 	return nil, c.syntax("string does not end")
 }
 
-// unicodeEscape reads \uXXXX, or two of them that make a surrogate pair, and how long that is.
+// unicodeEscape reads \uXXXX, or two of them that make a surrogate pair, and how long that is. Half a pair is -1.
 func unicodeEscape(b []byte) (rune, int) {
 	hex := func(b []byte) (rune, bool) {
 		if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
@@ -302,7 +306,7 @@ func unicodeEscape(b []byte) (rune, int) {
 	}
 	low, ok := hex(b[6:])
 	if r = utf16.DecodeRune(r, low); !ok || r == utf8.RuneError {
-		return 0, 0
+		return -1, 6
 	}
 	return r, 12
 }
@@ -318,6 +322,9 @@ func (c *cursor) number() ([]byte, error) {
 		return c.pos > from
 	}
 	c.take('-')
+	if b := c.peek(); b == 'N' || b == 'I' {
+		return nil, c.notANumber()
+	}
 	if !c.take('0') && !digits() {
 		return nil, c.syntax("not a JSON value")
 	}
@@ -383,9 +390,53 @@ func (c *cursor) float(low, high float64) (float64, error) {
 	return f, nil
 }
 
+// notANumber reads what some encoders write for numbers that JSON does not have.
+func (c *cursor) notANumber() error {
+	for _, name := range [...]string{"NaN", "Infinity"} {
+		if bytes.HasPrefix(c.text[c.pos:], []byte(name)) {
+			if c.pos += len(name); c.lenient {
+				return nil
+			}
+			return wrong("NaN and Infinity are not JSON")
+		}
+	}
+	return c.syntax("not a JSON value")
+}
+
+// over passes over a value that was found wrong: what is no more than wrong in it, to where the next value starts.
+// Only where others follow in the same array may that be nested deeply: with a record a line the next one starts at the
+// next line, and to look for the end of each anew would take the square of the body's length.
+func (c *cursor) over(inArray bool) error {
+	c.lenient, c.deep = true, inArray
+	_, err := c.skip()
+	c.lenient, c.deep = false, false
+	return err
+}
+
+// brackets passes over a value by its brackets and strings alone.
+func (c *cursor) brackets() error {
+	for depth := 0; c.pos < len(c.text); {
+		switch c.text[c.pos] {
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth--
+		case '"':
+			if _, err := c.bytes(); err != nil {
+				return err
+			}
+			continue
+		}
+		if c.pos++; depth == 0 {
+			return nil
+		}
+	}
+	return c.syntax("the text ends within a value")
+}
+
 // skip reads any value and returns its text.
 func (c *cursor) skip() ([]byte, error) {
-	if c.lenient {
+	if c.passes {
 		return c.pass()
 	}
 	start := c.pos
@@ -394,8 +445,14 @@ func (c *cursor) skip() ([]byte, error) {
 }
 
 func (c *cursor) value(depth int) error {
-	if depth == 0 {
-		return c.syntax(fmt.Sprintf("nested deeper than %d levels", maxDepth))
+	if b := c.peek(); depth == 0 && (b == '[' || b == '{') {
+		switch {
+		case c.deep:
+			return c.brackets()
+		case c.lenient:
+			return c.syntax(fmt.Sprintf("nested deeper than %d levels", maxDepth))
+		}
+		return wrong("is nested deeper than %d levels", maxDepth)
 	}
 	var literal string
 	switch c.peek() {
@@ -413,7 +470,7 @@ func (c *cursor) value(depth int) error {
 	case 'n':
 		literal = "null"
 	case 'N', 'I':
-		return c.syntax("NaN and Infinity are not JSON")
+		return c.notANumber()
 	default:
 		if c.pos >= len(c.text) {
 			return c.syntax("the text ends within a value")

@@ -48,7 +48,7 @@ type litellmRecord struct {
 // litellm reads what LiteLLM's generic_api callback sends: StandardLoggingPayloads as an array, one a line or
 // one alone.
 func (i *Ingest) litellm(d *decoder, req *request, a *answer) {
-	d.lenient, d.maxRecord = true, len(d.text)
+	d.passes, d.maxRecord = true, len(d.text)
 	l := &litellmDecoder{decoder: d, fields: i.opt.LiteLLMTenant, tenants: make([]string, len(i.opt.LiteLLMTenant))}
 	var s usage.Span
 	counts := false
@@ -157,7 +157,7 @@ func (l *litellmDecoder) tokens(s *usage.Span) error {
 	if r.usage == nil {
 		return nil // the totals stand, without knowing what of them was cached
 	}
-	u := litellmUsage{cursor: cursor{text: r.usage, lenient: true}}
+	u := litellmUsage{cursor: cursor{text: r.usage, passes: true}}
 	if err := u.read(); err != nil {
 		return inField([]byte(`"usage_object"`), err)
 	}

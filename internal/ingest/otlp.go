@@ -79,7 +79,7 @@ type otlp struct {
 }
 
 func (i *Ingest) newOTLP(d *decoder, req *request, a *answer) *otlp {
-	d.lenient = true
+	d.passes = true
 	return &otlp{
 		decoder: d, req: req, answer: a, tenantAttribute: i.opt.TenantAttribute,
 		attributes: attributeList{pool: &slots{}}, resourceAttributes: attributeList{pool: &slots{}},

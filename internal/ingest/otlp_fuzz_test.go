@@ -33,8 +33,8 @@ func fuzzed(t *testing.T, opt Options, body string, sig signal, binary bool) (sp
 				t.Fatalf("took %+v", s)
 			}
 			spans = append(spans, s)
-		case kindQuality:
-			if q := u.quality; !(q.Score >= 0 && q.Score <= 1) || q.Evaluator == "" || q.TraceID == "" || q.ID == "" {
+		default:
+			if q := u.event.(scoreEvent).Quality; !(q.Score >= 0 && q.Score <= 1) || q.Evaluator == "" || q.TraceID == "" || q.ID == "" {
 				t.Fatalf("took %+v", q)
 			}
 		}
@@ -84,7 +84,7 @@ func FuzzPass(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		c := cursor{text: []byte(text), lenient: true}
+		c := cursor{text: []byte(text), passes: true}
 		c.space()
 		_, err := c.skip()
 		c.space()

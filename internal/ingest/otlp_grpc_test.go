@@ -59,7 +59,7 @@ func TestOfficialExporters(t *testing.T) {
 	sink := newStore()
 	opt := testOptions(t, t.TempDir(), sink)
 	opt.Now = time.Now
-	opt.Tokens = []Token{{HashToken("secret"), "org"}}
+	opt.Door = doorOf(t, Token{Hashes: []string{HashToken("secret")}, Tenant: "org"})
 	i, _ := start(t, opt)
 	front := httptest.NewServer(i.Handler())
 	defer front.Close()
@@ -128,7 +128,7 @@ func TestOTLPOverGRPC(t *testing.T) {
 func TestGRPCErrors(t *testing.T) {
 	t.Parallel()
 	opt := testOptions(t, t.TempDir(), newStore())
-	opt.Tokens = []Token{{HashToken("secret"), "org"}}
+	opt.Door = doorOf(t, Token{Hashes: []string{HashToken("secret")}, Tenant: "org"})
 	opt.MinFree = 1 << 60
 	i, _ := start(t, opt)
 	client := coltracepb.NewTraceServiceClient(dialGRPC(t, serveGRPC(t, i)))

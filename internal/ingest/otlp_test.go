@@ -208,7 +208,7 @@ func decodeOne(t require.TestingT, opt Options, tenant string, req *coltracepb.E
 				require.NoError(t, in.err)
 				spans = append(spans, s)
 			case kindQuality:
-				quality = append(quality, *u.quality)
+				quality = append(quality, *u.event.(scoreEvent).Quality)
 			}
 		}
 		return spans, quality, a, o.ignored

@@ -46,6 +46,7 @@ func (r *recovery) record(at time.Time, k kind, body []byte) error {
 		for len(in.from) > 0 && in.err == nil {
 			r.saw(at, d, in.id())
 		}
+	case kindDamaged:
 	case kindWaiting, kindWaiting1:
 		e, err := waitingEvent(k, &in)
 		if err != nil {
@@ -138,12 +139,13 @@ func appendDimensions(to []byte, d dimensions) []byte {
 // only the knowledge of some retries.
 func (i *Ingest) loadSummary(start int64) error {
 	path := summaryPath(i.opt.Dir, start)
-	text, err := os.ReadFile(path)
+	text, done, err := mapped(path)
 	if err != nil {
 		return fmt.Errorf("read a summary: %w", err)
 	}
+	defer done()
 	r := recovery{ingest: i}
-	good, err := scan(text, r.frame)
+	good, err := scan(text, 0, r.frame)
 	if err == nil && good == len(text) {
 		return nil
 	}
@@ -192,7 +194,10 @@ type summary struct {
 func (s *summary) frame(at time.Time, records []byte) error {
 	s.buf = beginFrame(s.buf[:0], at)
 	err := eachRecord(records, func(k kind, body []byte) error {
-		if k.waits() {
+		switch {
+		case k == kindDamaged:
+			return nil
+		case k.waits():
 			s.buf = appendRecord(s.buf, k, len(body), body)
 			return nil
 		}
@@ -276,7 +281,7 @@ func lastAccepted(path string) (last time.Time, err error) {
 // countRows is how many of a frame's records go to the sink.
 func countRows(records []byte) (n int64) {
 	_ = eachRecord(records, func(k kind, _ []byte) error {
-		if !k.waits() {
+		if !k.waits() && k != kindDamaged {
 			n++
 		}
 		return nil

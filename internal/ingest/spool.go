@@ -102,6 +102,7 @@ func openSpool(dir string, segmentSize int64, log *slog.Logger, reached func(sta
 		return nil, 0, err
 	}
 	s.floor = max(s.state.Cursor, s.state.Next)
+	expected := s.state.Cursor
 	for i, start := range starts {
 		if err := reached(start); err != nil {
 			return nil, corrupt, err
@@ -117,6 +118,11 @@ func openSpool(dir string, segmentSize int64, log *slog.Logger, reached func(sta
 			}
 			continue
 		}
+		if start > expected {
+			corrupt++
+			log.Error("a part of the spool that is not drained is missing: what was acknowledged there is lost",
+				"from", expected, "to", start, "before", s.path(start, segmentSuffix))
+		}
 		seg, damaged, err := s.openSegment(start, end, replay)
 		if err != nil {
 			return nil, corrupt, err
@@ -124,6 +130,7 @@ func openSpool(dir string, segmentSize int64, log *slog.Logger, reached func(sta
 		if damaged {
 			corrupt++
 		}
+		expected = max(expected, seg.end())
 		if seg.size <= int64(len(segmentMagic)) && !damaged {
 			if err := os.Remove(seg.path); err != nil {
 				return nil, corrupt, fmt.Errorf("remove an empty segment: %w", err)
@@ -132,10 +139,8 @@ func openSpool(dir string, segmentSize int64, log *slog.Logger, reached func(sta
 		}
 		s.segments = append(s.segments, seg)
 	}
-	if err := reached(math.MaxInt64); err != nil {
-		return nil, corrupt, err
-	}
-	return s, corrupt, s.startSegment()
+	// The first append starts a segment: a full disk must not keep what is there from being drained.
+	return s, corrupt, reached(math.MaxInt64)
 }
 
 func lockDir(dir string) (*os.File, error) {
@@ -246,47 +251,12 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// openSegment reads a segment of an earlier run and cuts off what is not whole. At the end of the
-// spool that is the rest of a write that was never acknowledged, and so is what reaches beyond the
-// start of the next segment; elsewhere, or with whole frames behind it, it is damage: a copy is set
-// aside and reported.
-func (s *spool) openSegment(start, end int64, replay func(time.Time, []byte) error) (_ *segment, damaged bool, err error) {
-	path := s.path(start, segmentSuffix)
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, false, fmt.Errorf("read segment: %w", err)
-	}
-	size := len(text)
-	text = text[:min(int64(size), end-start)]
-	good, err := scan(text, replay)
-	if err != nil {
-		return nil, false, fmt.Errorf("segment %s at %d: %w", path, good, err)
-	}
-	seg := &segment{start: start, size: int64(good), path: path}
-	if good == size {
-		return seg, false, nil
-	}
-	if good < len(text) && (end != math.MaxInt64 || framesBehind(text, good)) {
-		damaged = true
-		aside := s.path(start, corruptSuffix)
-		if err := writeDurably(aside, func(f io.Writer) error { _, err := f.Write(text); return err }); err != nil {
-			return nil, false, fmt.Errorf("set the damaged segment aside: %w", err)
-		}
-		s.log.Error("spool segment is damaged; what stands before the damage is kept",
-			"segment", path, "whole", good, "size", size, "copy", aside)
-	}
-	if err := os.Truncate(path, int64(good)); err != nil {
-		return nil, damaged, fmt.Errorf("cut the torn tail: %w", err)
-	}
-	return seg, damaged, nil
-}
-
-// scan gives the whole frames of a segment to each, and returns where they end.
-func scan(text []byte, each func(at time.Time, records []byte) error) (good int, err error) {
+// scan gives the whole frames of a segment from an offset on to each, and returns where they end.
+func scan(text []byte, from int, each func(at time.Time, records []byte) error) (good int, err error) {
 	if len(text) < len(segmentMagic) || string(text[:len(segmentMagic)]) != segmentMagic {
 		return 0, nil
 	}
-	good = len(segmentMagic)
+	good = max(from, len(segmentMagic))
 	for {
 		payload, n := frame(text[good:])
 		if n == 0 {
@@ -315,19 +285,6 @@ func frame(text []byte) (payload []byte, n int) {
 	return payload, frameHeader + int(size)
 }
 
-// framesBehind reports whether a whole frame follows the broken one at good, as its length says.
-func framesBehind(text []byte, good int) bool {
-	if good == 0 || len(text)-good < frameHeader {
-		return good == 0 && len(text) > len(segmentMagic)
-	}
-	next := int64(good) + frameHeader + int64(binary.LittleEndian.Uint32(text[good:]))
-	if next >= int64(len(text)) {
-		return false
-	}
-	_, n := frame(text[next:])
-	return n > 0
-}
-
 func acceptedAt(payload []byte) time.Time {
 	return time.Unix(0, int64(binary.LittleEndian.Uint64(payload))).UTC()
 }
@@ -347,6 +304,14 @@ func endFrame(buf []byte, begin int) {
 // startSegment opens a new active segment behind the last.
 func (s *spool) startSegment() error {
 	start := max(s.end(), s.floor)
+	s.mu.Lock()
+	if n := len(s.segments); n > 0 {
+		// One that nothing could be written to is begun again, lest each attempt on a full disk leave a file.
+		if last := s.segments[n-1]; last.size <= int64(len(segmentMagic)) && last.start >= s.floor {
+			start = last.start
+		}
+	}
+	s.mu.Unlock()
 	path := s.path(start, segmentSuffix)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -457,7 +422,7 @@ func readSegment(seg *segment, to *int64, each func(time.Time, []byte) bool) (mo
 			return false, fmt.Errorf("read the spool at %d: %w", at, err)
 		}
 		size := int64(binary.LittleEndian.Uint32(header[:]))
-		if size < payloadHeader || size > maxFrame {
+		if size < payloadHeader || size > maxFrame || size > seg.end()-at-frameHeader {
 			return false, fmt.Errorf("spool at %d: frame of %d bytes", at, size)
 		}
 		payload := make([]byte, size)

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"maps"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,27 +10,28 @@ import (
 
 // Stats are what an Ingest has done since it was opened, and how it stands.
 type Stats struct {
-	Accepted        int64            // records, embedded quality not counted
-	Refused         int64            // bad records
-	Duplicates      int64            // records that had been accepted before
-	Ignored         int64            // of OTLP and LiteLLM: records that are no calls or evaluations
-	Inserted        int64            // rows in the sink
-	Unpriced        map[string]int64 // spans by the model that has no price
-	Incomplete      int64            // spans whose usage was not complete
-	Waiting         int64            // events that wait for their span
-	Expired         int64            // events whose span never came
-	SpoolBytes      int64            // not drained
-	SpoolRows       int64            // not drained
-	OldestUnsent    time.Time        // when the first of them was accepted; zero when there is none
-	CorruptSegments int64            // found damaged when opened, and set aside
-	SinkError       string           // why the sink does not take batches now
+	Accepted        int64            `json:"accepted"`               // records, embedded quality not counted
+	Refused         int64            `json:"refused"`                // bad records
+	Duplicates      int64            `json:"duplicates"`             // records that had been accepted before
+	Ignored         int64            `json:"ignored"`                // of OTLP and LiteLLM: records that are no calls or evaluations
+	Inserted        int64            `json:"inserted"`               // rows in the sink
+	Unpriced        map[string]int64 `json:"unpriced"`               // spans by the model that has no price
+	Incomplete      int64            `json:"incomplete"`             // spans whose usage was not complete
+	Waiting         int64            `json:"waiting"`                // events that wait for their span
+	Expired         int64            `json:"expired"`                // events whose span never came
+	SpoolBytes      int64            `json:"spool_bytes"`            // not drained
+	SpoolRows       int64            `json:"spool_rows"`             // not drained
+	OldestUnsent    time.Time        `json:"oldest_unsent,omitzero"` // when the first of them was accepted; zero when there is none
+	CorruptSegments int64            `json:"corrupt_segments"`       // found damaged or missing when opened
+	Forgotten       int64            `json:"forgotten"`              // ids that went before their day was over, for want of memory
+	SinkError       string           `json:"sink_error,omitempty"`   // why the sink does not take batches now
 }
 
 type counters struct {
 	accepted, refused, duplicates, inserted atomic.Int64
 	ignored                                 atomic.Int64
 	incomplete, waiting, expired            atomic.Int64
-	corruptSegments                         atomic.Int64
+	corruptSegments, forgotten              atomic.Int64
 
 	mu       sync.Mutex
 	unpriced map[string]int64
@@ -77,6 +79,12 @@ func (c *counters) sinkError(err error) {
 	}
 }
 
+// serveStats answers with the Stats. Whoever mounts it decides who may ask: it concerns every tenant.
+func (i *Ingest) serveStats(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	reply(w, i.Stats())
+}
+
 // Stats reports counters and state.
 func (i *Ingest) Stats() Stats {
 	c := &i.stats
@@ -91,6 +99,6 @@ func (i *Ingest) Stats() Stats {
 		Ignored: c.ignored.Load(), Inserted: c.inserted.Load(), Unpriced: maps.Clone(c.unpriced), Incomplete: c.incomplete.Load(),
 		Waiting: c.waiting.Load(), Expired: c.expired.Load(),
 		SpoolBytes: i.spool.backlog(i.cursor.Load()), SpoolRows: i.rows.Load(), OldestUnsent: oldest,
-		CorruptSegments: c.corruptSegments.Load(), SinkError: c.failing,
+		CorruptSegments: c.corruptSegments.Load(), Forgotten: c.forgotten.Load(), SinkError: c.failing,
 	}
 }
