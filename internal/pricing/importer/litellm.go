@@ -68,7 +68,7 @@ func (i *Import) liteLLM(taken map[string]*pricing.Entry, name string, fields ma
 			i.leave(name, field, "no bucket of tokens is priced so")
 			continue
 		}
-		rate, err := rateOf(fields[field], pricing.ParseRatePerToken)
+		rate, err := rateOf(fields[field], pricing.ParseFloatPerToken)
 		if err != nil {
 			i.leave(name, field, "%v", err)
 			continue
@@ -129,7 +129,7 @@ func (i *Import) reasoning(model string, fields map[string]json.RawMessage, s *p
 	if fields[field] == nil || s == nil {
 		return
 	}
-	if rate, err := rateOf(fields[field], pricing.ParseRatePerToken); err != nil || rate != s.Rates.Output {
+	if rate, err := rateOf(fields[field], pricing.ParseFloatPerToken); err != nil || rate != s.Rates.Output {
 		s.Rates.Output = pricing.Rate{}
 		i.leave(model, field, "reasoning has a price of its own, so that output has no single one")
 	}
