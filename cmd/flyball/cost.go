@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,10 @@ func costCommand() *cobra.Command {
   {"provider", "model"?, "at"?, "service_tier"?, and one of "body", "usage", "sse"}
 and write one line for each: the model, its exact cost in dollars, the token buckets, whether the
 usage was complete, and the price. cost_usd and price are null when the book has no price, or when no usage
-was understood. A bad line gives {"error"}, and the exit code is then 1.`,
+was understood. A bad line gives {"error"}, and the exit code is then 1.
+Providers, by OpenTelemetry's and LiteLLM's names too: ` + strings.Join(usage.Providers(), ", ") + ".",
+		Example: `  echo '{"provider":"openai","body":{"model":"gpt-4o","usage":{"prompt_tokens":9,"completion_tokens":2}}}' | flyball cost` +
+			"\n  flyball cost --book book.yaml < calls.ndjson",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			prices, err := loadBook(bookFile)

@@ -31,19 +31,19 @@ const maxRate = 10_000_000_000
 
 // ParseRate reads a price in dollars per million tokens. It refuses one that is not a whole number
 // of pico-dollars per token, since that could not be multiplied exactly.
-func ParseRate(text string) (Rate, error) { return parseRate(text, perMillion) }
+func ParseRate(text string) (Rate, error) { return parseRate(text, perMillion, false) }
 
-// ParseRatePerToken reads a price in dollars per token, as ParseRate does.
-func ParseRatePerToken(text string) (Rate, error) { return parseRate(text, picoDigits) }
+// ParseFloatPerMillion reads a price in dollars per million tokens that a program wrote from a float: it refuses what
+// ParseRate does, but for the digits that are the float's error.
+func ParseFloatPerMillion(text string) (Rate, error) { return parseRate(text, perMillion, true) }
 
-// floatNoise is how much of a price may be the error of a float, as in 1.0000000000000002e-06: a double holds
-// almost 16 digits, and a few are lost by computing with it.
-const floatNoise = 1e-12
+// ParseFloatPerToken reads a price in dollars per token, as ParseFloatPerMillion does.
+func ParseFloatPerToken(text string) (Rate, error) { return parseRate(text, picoDigits, true) }
 
 // parseRate reads a price in dollars per 10^(12-scale) tokens.
-func parseRate(text string, scale int) (Rate, error) {
+func parseRate(text string, scale int, float bool) (Rate, error) {
 	pico, exact, err := parseScaled(text, scale)
-	if err == nil && !exact {
+	if err == nil && !exact && float {
 		exact = isNoise(text, pico, scale)
 	}
 	switch {
@@ -59,6 +59,10 @@ func parseRate(text string, scale int) (Rate, error) {
 	return Rate{pico, true}, nil
 }
 
+// floatNoise is how much of a price may be the error of a float, as in 3.0000000000000004e-07: a double holds
+// almost 16 digits, and a few are lost by computing with it.
+const floatNoise = 1e-12
+
 // isNoise reports whether text differs from n times 10^-scale by no more than a float's error. No price is
 // computed from the float: it only tells whether the digits that were rounded away meant something.
 func isNoise(text string, n int64, scale int) bool {
@@ -67,7 +71,7 @@ func isNoise(text string, n int64, scale int) bool {
 		return false
 	}
 	near := float64(n) / math.Pow10(scale)
-	return math.Abs(said-near) <= floatNoise*math.Abs(near) && len(strings.TrimLeft(text, "-0.")) > 15
+	return math.Abs(said-near) <= floatNoise*math.Abs(near)
 }
 
 // Pico is the price in pico-dollars per token, and whether it is known.

@@ -234,12 +234,14 @@ func TestPriceAgain(t *testing.T) {
 func TestFloatNoise(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{"3.0000000000000004e-07": "0.3", "1.25e-06": "1.25", "0.0000015": "1.5", "9.999999999999999e-06": "10"} {
-		r, err := ParseRatePerToken(text)
+		r, err := ParseFloatPerToken(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, r.String())
 	}
+	_, err := ParseRate("0.30000000000000004")
+	require.Error(t, err, "a book is written by people")
 	for _, text := range []string{"3.333333e-13", "8.333333333333334e-08", "1e-13", "1.0000001e-07"} {
-		_, err := ParseRatePerToken(text)
+		_, err := ParseFloatPerToken(text)
 		require.Error(t, err, text)
 	}
 }

@@ -223,7 +223,7 @@ func (i *Import) genAIService(label string, fields map[string]json.RawMessage) (
 		n -= i.fill(label, bucket, said[bucket], &s)
 	}
 	if other := fields["output_reasoning_mtok"]; other != nil {
-		if rate, err := rateOf(other, pricing.ParseRate); err != nil || rate != s.Rates.Output {
+		if rate, err := rateOf(other, pricing.ParseFloatPerMillion); err != nil || rate != s.Rates.Output {
 			i.leave(label, "output_reasoning_mtok", "reasoning has a price of its own, so that output has no single one")
 			s.Rates.Output = pricing.Rate{}
 			for j := range s.Tiers {
@@ -237,7 +237,7 @@ func (i *Import) genAIService(label string, fields map[string]json.RawMessage) (
 // fill sets a bucket's price in the base and in every tier, and says how many prices it had to leave.
 func (i *Import) fill(label, bucket string, t tiered, s *pricing.Service) (left int) {
 	set := func(into *pricing.Rates, price json.RawMessage) {
-		rate, err := rateOf(price, pricing.ParseRate)
+		rate, err := rateOf(price, pricing.ParseFloatPerMillion)
 		if err != nil {
 			i.leave(label, bucket, "%v", err)
 			left++

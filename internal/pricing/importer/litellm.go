@@ -68,7 +68,7 @@ func (i *Import) liteLLM(taken map[string]*pricing.Entry, name string, fields ma
 			i.leave(name, field, "no bucket of tokens is priced so")
 			continue
 		}
-		rate, err := rateOf(fields[field], pricing.ParseRatePerToken)
+		rate, err := rateOf(fields[field], pricing.ParseFloatPerToken)
 		if err != nil {
 			i.leave(name, field, "%v", err)
 			continue
@@ -129,7 +129,7 @@ func (i *Import) reasoning(model string, fields map[string]json.RawMessage, s *p
 	if fields[field] == nil || s == nil {
 		return
 	}
-	if rate, err := rateOf(fields[field], pricing.ParseRatePerToken); err != nil || rate != s.Rates.Output {
+	if rate, err := rateOf(fields[field], pricing.ParseFloatPerToken); err != nil || rate != s.Rates.Output {
 		s.Rates.Output = pricing.Rate{}
 		i.leave(model, field, "reasoning has a price of its own, so that output has no single one")
 	}
@@ -185,17 +185,17 @@ const (
 
 // liteLLMBuckets are the fields that price buckets, before what names tiers.
 var liteLLMBuckets = map[string]string{
-	"input_cost_per_token":                            "input",
-	"output_cost_per_token":                           "output",
-	"cache_read_input_token_cost":                     "cache_read",
-	"input_cost_per_token_cache_hit":                  "cache_read",
-	"cache_creation_input_token_cost":                 "cache_write_5m",
-	"cache_creation_input_token_cost_above_1hr":       "cache_write_1h",
-	"output_cost_per_reasoning_token":                 "", // looked at apart
-	"input_dbu_cost_per_token":                        "",
-	"output_dbu_cost_per_token":                       "",
-	"output_db_cost_per_token":                        "",
-	"regional_processing_uplift_multiplier_for_price": "",
+	"input_cost_per_token":                      "input",
+	"output_cost_per_token":                     "output",
+	"cache_read_input_token_cost":               "cache_read",
+	"input_cost_per_token_cache_hit":            "cache_read",
+	"cache_creation_input_token_cost":           "cache_write_5m",
+	"cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+	"output_cost_per_reasoning_token":           "", // looked at apart
+	// Databricks' own units, beside the dollars.
+	"input_dbu_cost_per_token":  "",
+	"output_dbu_cost_per_token": "",
+	"output_db_cost_per_token":  "",
 }
 
 var liteLLMTier = regexp.MustCompile(`_above_(\d+)k_tokens`)
