@@ -425,3 +425,9 @@ CREATE TABLE IF NOT EXISTS rerates (
 )
 ENGINE = ReplacingMergeTree(updated_at)
 ORDER BY (started_at, id);
+
+-- Measured on a million spans: 1.6 bytes a time in place of 2.1. Ids take what their random bits must (16.3 of 16 and
+-- 8.3 of 8 bytes, written in hex), and stronger compression only makes them larger.
+ALTER TABLE spans
+  MODIFY COLUMN timestamp CODEC(Delta, ZSTD(1)),
+  MODIFY COLUMN ingested_at CODEC(Delta, ZSTD(1));
