@@ -76,7 +76,7 @@ func loadRollups(tb testing.TB, s *Store, now time.Time) {
   arrayFilter(t -> t.2 > 0, arrayMap(c -> (toInt16(c), toUInt64(floor(n * 0.00346 * exp(-c * c / 26450) + (cityHash64(number, c) %% 1000) / 1000))), range(-450, 450))) AS z
 FROM numbers(2000)`, shapes, r.grain.Hours()/24)))
 		source := fmt.Sprintf("FROM (SELECT number FROM numbers(%d)) AS t CROSS JOIN %s", r.count, shapes)
-		key := "at, concat('org_', toString(r % 100)), concat('model-', toString(intDiv(r, 100))), 'openai', 'm', 't', 'production', 'none'"
+		key := at + ", concat('org_', toString(r % 100)), concat('model-', toString(intDiv(r, 100))), 'openai', 'm', 't', 'production', 'none'"
 		columns := r.column + ", tenant_id, requested_model, provider, model, prompt_template_version, cohort, arm"
 		require.NoError(tb, s.conn.Exec(tb.Context(), fmt.Sprintf(`INSERT INTO kpi_%s (%s, requests,
   uncached_input_tokens, cache_read_tokens, output_tokens, cost_pico_usd, complexity_milli, velocity_tokens, velocity_ms,
