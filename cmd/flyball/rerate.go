@@ -33,7 +33,6 @@ func (o *storedRange) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.to, "to", "", "end, which is not in the range")
 	cmd.Flags().StringVar(&o.config, "config", "", "configuration of a real deployment, in place of --state")
 	cmd.Flags().StringVar(&o.state, "state", ".flyball", "state folder of the running flyball up")
-	_, _ = cmd.MarkFlagRequired("from"), cmd.MarkFlagRequired("to")
 }
 
 // times parses the range.

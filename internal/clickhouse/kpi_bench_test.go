@@ -67,16 +67,16 @@ func loadRollups(tb testing.TB, s *Store, now time.Time) {
 		count int
 	}{{resolutions[0], 31}, {resolutions[1], 25}, {resolutions[2], 62}} {
 		first := now.Truncate(r.grain).Add(-time.Duration(r.count-1) * r.grain)
-		at := fmt.Sprintf("toDateTime(%d + intDiv(number, 2000) * %d, 'UTC')", first.Unix(), int(r.grain/time.Second))
+		at := fmt.Sprintf("toDateTime(%d + number * %d, 'UTC')", first.Unix(), int(r.grain/time.Second))
 		// n calls of the key of rank r fall into a row; codes lie around the centre by a normal density, what is below
 		// one call by chance.
-		source := fmt.Sprintf(`FROM (
-  SELECT
-    number %% 2000 AS r, %s AS at, greatest(1, 1e7 * %g / ((r + 1) * 8.17)) AS n,
-    arrayFilter(t -> t.2 > 0, arrayMap(c -> (toInt16(c), toUInt64(floor(n * 0.00346 * exp(-c * c / 26450) + (cityHash64(number, c) %% 1000) / 1000))), range(-450, 450))) AS z
-  FROM numbers(%d)
-) SETTINGS max_block_size = 2000, min_insert_block_size_rows = 20000`, at, r.grain.Hours()/24, 2000*r.count)
-		key := "at, concat('org_', toString(r % 100)), concat('model-', toString(intDiv(r, 100))), 'openai', 'm', 't', 'production', 'none'"
+		shapes := "shapes_" + r.suffix
+		require.NoError(tb, s.conn.Exec(tb.Context(), fmt.Sprintf(`CREATE TABLE %s ENGINE = Memory AS SELECT
+  number AS r, greatest(1, 1e7 * %g / ((r + 1) * 8.17)) AS n,
+  arrayFilter(t -> t.2 > 0, arrayMap(c -> (toInt16(c), toUInt64(floor(n * 0.00346 * exp(-c * c / 26450) + (cityHash64(number, c) %% 1000) / 1000))), range(-450, 450))) AS z
+FROM numbers(2000)`, shapes, r.grain.Hours()/24)))
+		source := fmt.Sprintf("FROM (SELECT number FROM numbers(%d)) AS t CROSS JOIN %s", r.count, shapes)
+		key := at + ", concat('org_', toString(r % 100)), concat('model-', toString(intDiv(r, 100))), 'openai', 'm', 't', 'production', 'none'"
 		columns := r.column + ", tenant_id, requested_model, provider, model, prompt_template_version, cohort, arm"
 		require.NoError(tb, s.conn.Exec(tb.Context(), fmt.Sprintf(`INSERT INTO kpi_%s (%s, requests,
   uncached_input_tokens, cache_read_tokens, output_tokens, cost_pico_usd, complexity_milli, velocity_tokens, velocity_ms,

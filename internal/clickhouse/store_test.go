@@ -118,6 +118,9 @@ func readTotals(t *testing.T, s *Store, table string) totals {
 	query := map[string]string{
 		"spans":      "SELECT toInt64(count()), sum(uncached_input_tokens), toInt64(0), toInt64(0), toInt64(0), sum(toInt128(cost_pico_usd)) FROM spans",
 		"kpi_1m":     "SELECT toInt64(sum(requests)), sum(uncached_input_tokens), toInt64(0), toInt64(0), toInt64(0), sum(cost_pico_usd) FROM kpi_1m",
+		"kpi_1h":     "SELECT toInt64(sum(requests)), sum(uncached_input_tokens), toInt64(0), toInt64(0), toInt64(0), sum(cost_pico_usd) FROM kpi_1h",
+		"kpi_1d":     "SELECT toInt64(sum(requests)), sum(uncached_input_tokens), toInt64(0), toInt64(0), toInt64(0), sum(cost_pico_usd) FROM kpi_1d",
+		"quality_1d": "SELECT toInt64(0), toInt64(0), toInt64(sum(scored)), sum(code_sum), toInt64(0), toInt128(0) FROM quality_1d",
 		"sweep_1m":   "SELECT toInt64(sum(requests)), sum(input_tokens), toInt64(0), toInt64(0), toInt64(sum(length(cost_codes))), sum(cost_pico_usd) FROM sweep_1m",
 		"quality":    "SELECT toInt64(0), toInt64(0), toInt64(count()), toInt64(0), toInt64(0), toInt128(0) FROM quality",
 		"quality_1m": "SELECT toInt64(0), toInt64(0), toInt64(sum(scored)), sum(code_sum), toInt64(sum(length(quality_codes))), toInt128(0) FROM quality_1m",
@@ -128,7 +131,7 @@ func readTotals(t *testing.T, s *Store, table string) totals {
 	return sum
 }
 
-var totalled = []string{"spans", "kpi_1m", "sweep_1m", "quality", "quality_1m"}
+var totalled = []string{"spans", "kpi_1m", "kpi_1h", "kpi_1d", "sweep_1m", "quality", "quality_1m", "quality_1d"}
 
 func readAllTotals(t *testing.T, s *Store) map[string]totals {
 	all := map[string]totals{}
@@ -150,7 +153,9 @@ func testInsertOnce(t *testing.T, s *Store) {
 	require.EqualValues(t, 3000, once["spans"].spans)
 	require.EqualValues(t, 3000, once["kpi_1m"].spans)
 	require.Equal(t, once["spans"].cost, once["kpi_1m"].cost)
+	require.Equal(t, once["kpi_1m"], once["kpi_1d"])
 	require.EqualValues(t, len(evaluations), once["quality_1m"].quality)
+	require.EqualValues(t, len(evaluations), once["quality_1d"].quality)
 
 	for range 2 {
 		require.NoError(t, s.InsertSpans(t.Context(), spans[1500:], "b"))

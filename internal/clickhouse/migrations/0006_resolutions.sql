@@ -325,7 +325,13 @@ GROUP BY day, tenant_id, requested_model, provider, model, prompt_template_versi
 -- Last, when everything that they feed is there. Complexity is in thousandths, never 0, and summed over priced calls
 -- only, since the cost that it divides is; the velocity is that of calls which told their first token. Codes of latencies had no reader and end here; those of cost are the
 -- baselines'.
-ALTER TABLE kpi_1m_from_spans MODIFY QUERY
+--
+-- Dropped and created anew: after MODIFY QUERY, the first restart of the server makes the view's targets forget which
+-- tokens they have seen (measured on 26.7), and a batch that is sent again would count twice. What comes in between
+-- the two statements reaches no rollup: see Upgrading in docs/operations.md.
+DROP VIEW IF EXISTS kpi_1m_from_spans;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS kpi_1m_from_spans TO kpi_1m AS
 SELECT
   toStartOfMinute(s.timestamp) AS minute,
   s.tenant_id AS tenant_id,
@@ -357,7 +363,9 @@ SELECT
 FROM spans AS s
 GROUP BY minute, tenant_id, requested_model, model, prompt_template_version, cohort, arm, provider;
 
-ALTER TABLE quality_1m_from_quality MODIFY QUERY
+DROP VIEW IF EXISTS quality_1m_from_quality;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1m_from_quality TO quality_1m AS
 SELECT
   toStartOfMinute(q.timestamp) AS minute,
   q.tenant_id AS tenant_id,
@@ -425,3 +433,9 @@ CREATE TABLE IF NOT EXISTS rerates (
 )
 ENGINE = ReplacingMergeTree(updated_at)
 ORDER BY (started_at, id);
+
+-- Measured on a million spans: 1.6 bytes a time in place of 2.1. Ids take what their random bits must (16.3 of 16 and
+-- 8.3 of 8 bytes, written in hex), and stronger compression only makes them larger.
+ALTER TABLE spans
+  MODIFY COLUMN timestamp CODEC(Delta, ZSTD(1)),
+  MODIFY COLUMN ingested_at CODEC(Delta, ZSTD(1));
