@@ -38,8 +38,8 @@ var owners = map[string]string{
 	"github.com/PagerDuty/go-pagerduty":        "internal/notify",
 	"github.com/alicebob/miniredis/v2":         "internal/devstack",
 	"github.com/ebitengine/purego":             "cmd/chserve/chdb",
-	"go.opentelemetry.io/proto/otlp":          "internal/ingest",
-	"go.opentelemetry.io/otel":                "", // tests only
+	"go.opentelemetry.io/proto/otlp":           "internal/ingest",
+	"go.opentelemetry.io/otel":                 "", // tests only
 	"github.com/schollz/progressbar/v3":        "cmd/flyball",
 	"github.com/chromedp/chromedp":             "", // tests only
 	"github.com/stretchr/testify":              "", // tests only
