@@ -25,6 +25,11 @@ func TestParse(t *testing.T) {
 	require.Equal(t, "default", c.ClickHouse.User)
 	require.Equal(t, "a: \"b\"\n# ${PASSWORD}", c.ClickHouse.Password, "a secret is a value whatever it holds")
 	require.Equal(t, Demo, c.Profile)
+
+	c, err = Parse([]byte("otlp: {listen: '', tenant_attribute: customer.id}\nlitellm: {tenant: [user_api_key_org_id]}\n"), none)
+	require.NoError(t, err, "OTLP/gRPC may be off")
+	require.Equal(t, OTLP{TenantAttribute: "customer.id"}, c.OTLP)
+	require.Equal(t, []string{"user_api_key_org_id"}, c.LiteLLM.Tenant)
 }
 
 func TestParseSaysEverythingThatIsWrong(t *testing.T) {
@@ -38,8 +43,8 @@ func TestParseSaysEverythingThatIsWrong(t *testing.T) {
 		"doubled key": {"profile: demo\nprofile: demo\n", []string{"already defined"}},
 		"not YAML":    {"profile: [", []string{"yaml"}},
 		"many": {
-			"profile: fast\nspool: ''\nredis:\n  addr: localhost\nclickhouse:\n  url: db:8123\n  password: ${NOPE}\ntokens: [{hash: abc, next_hash: def}]\n",
-			[]string{"NOPE is not set", `"fast" is neither`, "spool", "redis.addr", "clickhouse.url", "tokens[0].hash", "tokens[0].next_hash"},
+			"profile: fast\nspool: ''\nredis:\n  addr: localhost\nclickhouse:\n  url: db:8123\n  password: ${NOPE}\ntokens: [{hash: abc, next_hash: def}]\notlp: {listen: '4317'}\nlitellm: {tenant: []}\n",
+			[]string{"otlp.listen", "litellm.tenant", "NOPE is not set", `"fast" is neither`, "spool", "redis.addr", "clickhouse.url", "tokens[0].hash", "tokens[0].next_hash"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
