@@ -139,10 +139,6 @@ func TestProposeAct(t *testing.T) {
 			}),
 			contract.Proposal{Mode: contract.Never, Rule: "truncation"},
 		},
-		"one act at a time": {
-			costly(func(r *contract.ActRequest) { r.Acting = "downgrade" }),
-			contract.Proposal{Mode: contract.Never, Rule: "already-acting"},
-		},
 		"nothing for the whole tenant": {
 			costly(func(r *contract.ActRequest) { r.Key = whole }),
 			contract.Proposal{Mode: contract.Never, Rule: "nothing-to-act-on"},

@@ -227,7 +227,7 @@ func (i *incident) checkChanges(ctx workflow.Context) runbook.Verdict {
 func (i *incident) checkProvider(ctx workflow.Context) runbook.Verdict {
 	switch cause := runbook.Cause(i.state.Steps); cause {
 	case runbook.CauseDeployment, runbook.CauseFirstSeen:
-		return runbook.Verdict{Status: runbook.Found, Cause: cause, Text: "a change explains it: roll it back or pin what was there before"}
+		return runbook.Verdict{Status: runbook.Found, Cause: cause, Text: "a change explains it: " + rollback(cause, i.state.Evidence.Changes.Deployments)}
 	}
 	err := workflow.ExecuteActivity(asking(ctx, "the provider's status page"), providers.CheckProvider, i.evidence()).Get(ctx, &i.state.Evidence.Provider)
 	if err != nil {
@@ -318,6 +318,10 @@ func (i *incident) consider(ctx workflow.Context) {
 		Changes: i.state.Evidence.Changes, Provable: plan.Plan.Provable, CoolingDown: i.coolingDown(ctx),
 		Frozen: i.state.Frozen, Scoring: i.state.Scoring,
 	}).Get(ctx, &p)
+	i.state.Advice = ""
+	if err == nil && !p.Wanted() {
+		i.state.Advice = p.Reason
+	}
 	switch {
 	case err != nil:
 		workflow.GetLogger(ctx).Warn("the policy could not be asked", "error", err)

@@ -40,7 +40,6 @@ type ActFacts struct {
 	CoolingDown    bool   `cel:"cooling_down" json:"cooling_down"` // an act on the key ended a short time ago
 	Frozen         bool   `cel:"frozen" json:"frozen"`             // the runbook froze automatic downgrades
 	SamplingRaised bool   `cel:"sampling_raised" json:"sampling_raised"`
-	Acting         string `cel:"acting" json:"acting"` // the action proposed or under way on the key; empty: none
 }
 
 // Action is a class of act; trust is earned per tenant and class.
