@@ -145,7 +145,7 @@ func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 func (d *decision) fate(err error) (contract.Status, string) {
 	switch {
 	case !d.state.Rollout.Started.IsZero():
-		return contract.Reverted, "its flag may still be on until it expires: " + err.Error()
+		return contract.Reverted, fmt.Sprintf("its flag may still be on until it expires: %v", err)
 	case err != nil && !temporal.IsCanceledError(err):
 		return contract.Withdrawn, "it could not be carried out: " + err.Error()
 	}
