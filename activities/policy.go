@@ -61,7 +61,7 @@ func actFacts(r contract.ActRequest, t routing.Tradeoff) policy.ActFacts {
 		SpendKnown: f.SpendKnown, SpendRatio: f.SpendRatio,
 		TargetModel: t.Downgrade(r.Key.Tenant, r.Key.Model).Model, UpgradeModel: t.Upgrade(r.Key.Model).Model,
 		CauseFound: runbook.Cause(r.Steps) != "",
-		Provable:   r.Provable, CoolingDown: r.CoolingDown, Frozen: r.Frozen, SamplingRaised: r.Scoring, Acting: r.Acting,
+		Provable:   r.Provable, CoolingDown: r.CoolingDown, Frozen: r.Frozen, SamplingRaised: r.Scoring,
 	}
 	for _, d := range r.Steps {
 		if d.Verdict.Status != runbook.Found {

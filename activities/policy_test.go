@@ -94,6 +94,13 @@ func TestProposeAct(t *testing.T) {
 				Approvers: []string{"on-call"}, Expiry: 30 * time.Minute, Rule: "rollback",
 			},
 		},
+		"a template that was replaced is rolled back by hand, ahead of a downgrade": {
+			costly(func(r *contract.ActRequest) {
+				deployed(r)
+				r.Changes.Deployments[0].Previous = map[string]string{"prompt_template_version": "v1"}
+			}),
+			contract.Proposal{Mode: contract.Never, Rule: "rollback-template"},
+		},
 		"a deployment that explains nothing is no suspect": {
 			costly(func(r *contract.ActRequest) { deployed(r); r.Steps[0].Verdict.Status = runbook.Clear }), downgrade,
 		},
@@ -138,10 +145,6 @@ func TestProposeAct(t *testing.T) {
 				r.Step, r.Steps = runbook.T5, []runbook.Done{found(runbook.T5, runbook.CauseDrop)}
 			}),
 			contract.Proposal{Mode: contract.Never, Rule: "truncation"},
-		},
-		"one act at a time": {
-			costly(func(r *contract.ActRequest) { r.Acting = "downgrade" }),
-			contract.Proposal{Mode: contract.Never, Rule: "already-acting"},
 		},
 		"nothing for the whole tenant": {
 			costly(func(r *contract.ActRequest) { r.Key = whole }),

@@ -127,11 +127,8 @@ func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 	default:
 		err = d.rollOut(ctx)
 	}
-	if !d.state.Status.Final() { // cancelled, or failed, before any flag was on
-		status, reason := contract.Withdrawn, "the decision was cancelled before it was carried out"
-		if err != nil && !temporal.IsCanceledError(err) {
-			reason = "it could not be carried out: " + err.Error()
-		}
+	if !d.state.Status.Final() {
+		status, reason := d.fate(err)
 		d.move(ctx, status, reason)
 	}
 	d.tellTrust(ctx)
@@ -141,6 +138,18 @@ func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 	_ = d.news.Get(drained, nil) // an incident that is gone needs none
 	_ = workflow.Await(drained, func() bool { return workflow.AllHandlersFinished(drained) })
 	return contract.DecisionResult{Status: d.state.Status, Reason: d.state.Reason}, err
+}
+
+// fate is the end of a decision that was cancelled, or that failed, without another. When it began its
+// flag could not be taken off either, and ends by its own expiry at the latest.
+func (d *decision) fate(err error) (contract.Status, string) {
+	switch {
+	case !d.state.Rollout.Started.IsZero():
+		return contract.Reverted, fmt.Sprintf("its flag may still be on until it expires: %v", err)
+	case err != nil && !temporal.IsCanceledError(err):
+		return contract.Withdrawn, "it could not be carried out: " + err.Error()
+	}
+	return contract.Withdrawn, "the decision was cancelled before it was carried out"
 }
 
 // plan asks how the act would be rolled out: it decides whether the act can be automatic at all.

@@ -72,6 +72,9 @@ type keyDecision struct {
 	watched  []routing.Rollout
 	setErr   func(r contract.SetKeyFlagRequest) error
 	trusting func() // is called while the ledger is asked
+
+	// With what these fail: planning, asking and telling the ledger, the record.
+	planErr, askErr, tellErr, recordErr error
 }
 
 func newKeyDecision(t *testing.T, mode contract.Mode) *keyDecision {
@@ -85,11 +88,11 @@ func newKeyDecision(t *testing.T, mode contract.Mode) *keyDecision {
 	}
 	d.SetStartWorkflowOptions(startOptions(contract.DecisionID(incidentID, "downgrade", 1)))
 	d.OnActivity(telemetry.PlanRollout, anyArgs()...).Return(func(context.Context, contract.PlanRolloutRequest) (contract.RolloutPlan, error) {
-		return d.plan, nil
+		return d.plan, d.planErr
 	})
 	d.OnActivity(telemetry.RecordDecision, anyArgs()...).Return(func(_ context.Context, s contract.DecisionState) error {
 		d.recorded = append(d.recorded, s)
-		return nil
+		return d.recordErr
 	})
 	d.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) error {
 		d.posted = append(d.posted, n)
@@ -99,11 +102,11 @@ func newKeyDecision(t *testing.T, mode contract.Mode) *keyDecision {
 		if d.asked++; d.trusting != nil {
 			d.trusting()
 		}
-		return contract.TrustAnswer{Granted: d.granted, Approved: 3, Needed: 10, Reason: "people have approved 3 of the 10"}, nil
+		return contract.TrustAnswer{Granted: d.granted, Approved: 3, Needed: 10, Reason: "people have approved 3 of the 10"}, d.askErr
 	})
 	d.OnActivity(loops.TellTrust, anyArgs()...).Return(func(_ context.Context, r contract.TrustOutcomeRequest) (contract.TrustAnswer, error) {
 		d.outcomes = append(d.outcomes, r.Outcome)
-		return contract.TrustAnswer{}, nil
+		return contract.TrustAnswer{}, d.tellErr
 	})
 	d.OnActivity(loops.SetKeyFlag, anyArgs()...).Return(func(_ context.Context, r contract.SetKeyFlagRequest) (contract.SetFlagResult, error) {
 		if d.setErr != nil {

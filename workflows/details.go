@@ -11,6 +11,8 @@ import (
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/runbook"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 // The current details are what an on-call engineer reads in the Temporal UI at three in the morning:
@@ -29,12 +31,51 @@ func (t *text) code(format string, args ...any) {
 	t.WriteString("```\n" + fmt.Sprintf(format, args...) + "\n```\n")
 }
 
-// clock is a time of day in UTC; a zero time is a dash.
+// clock is a time of day, which each page says is in UTC; a zero time is a dash.
 func clock(at time.Time) string {
 	if at.IsZero() {
 		return "–"
 	}
 	return at.UTC().Format("15:04:05")
+}
+
+// stopped ends what others wrote with one full stop.
+func stopped(s string) string { return strings.TrimRight(s, ". ") + "." }
+
+// sentence also gives it a capital.
+func sentence(s string) string {
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + stopped(s[1:])
+}
+
+// lasting is a duration without its zeros: 2h, not 2h0m0s.
+func lasting(d time.Duration) string {
+	s := d.String()
+	for _, zero := range []string{"0s", "0m"} {
+		if head := strings.TrimSuffix(s, zero); head != s && strings.HasSuffix(head, map[string]string{"0s": "m", "0m": "h"}[zero]) {
+			s = head
+		}
+	}
+	return s
+}
+
+// words are a status as people say it.
+func words[S ~string](status S) string { return strings.ReplaceAll(string(status), "_", " ") }
+
+// headline names an act: "downgrade to claude-3-sonnet".
+func headline(action, value string) string {
+	if value == "" {
+		return words(action)
+	}
+	return words(action) + " to " + value
+}
+
+// answers are the commands with which a person answers a decision.
+func (t *text) answers(decision string) {
+	handle := contract.Handle(decision)
+	t.code("flyball approve %s\nflyball deny %s --reason 'why'", handle, handle)
 }
 
 // figures is a table of what was measured; what is unknown is left out.
@@ -52,14 +93,20 @@ func (t *text) figures(f detect.Facts) {
 	if f.SpendKnown {
 		t.line("| spend a minute | $%.4f | $%.4f | × %.2f |", f.SpendPerMinute, f.SpendBaseline, f.SpendRatio)
 	}
-	t.line("")
 }
 
 func sweepDetails(s contract.SweepState) string {
 	var t text
 	t.line("Evaluates every key of shard %d at each tick, and wakes the alert loops of those that changed.", s.Shard)
-	t.line("\nRounds of ticks so far: %d. The last one: %d ticks, %d of them failed, %d keys at its last tick, %d messages to alert loops.",
-		s.Rounds, s.Last.Ticks, s.Last.Failed, s.Last.Keys, s.Last.Signals)
+	if last := s.Last; last.LastTick.IsZero() {
+		t.line("\nNo round of ticks has ended in this run yet; %d had before it.", s.Rounds)
+	} else {
+		t.line("\nRounds of ticks so far: %d. The last one ended at %s UTC after %d ticks; its last tick saw %d keys. It sent %d messages to alert loops.",
+			s.Rounds, last.LastTick.UTC().Format(time.DateTime), last.Ticks, last.Keys, last.Signals)
+		if last.Failed > 0 {
+			t.line("\n**%d of its ticks failed**: nothing was judged at those. The worker's log says why; is ClickHouse up?", last.Failed)
+		}
+	}
 	t.line("\nThe round under way beats its heart with the same figures: see the pending activity.")
 	return t.String()
 }
@@ -74,13 +121,13 @@ var phases = map[alert.Phase]string{
 
 func alertLoopDetails(s contract.AlertLoopState, tuning contract.Tuning) string {
 	var t text
-	t.line("**%s** · %s", s.Key, phases[s.Alert.Phase])
+	t.line("**%s** · %s All times are UTC.", s.Key, phases[s.Alert.Phase])
 	if s.Alert.Silent {
-		t.line("\n**No facts for %s or more**: the key is inconclusive. Is its telemetry still arriving, and is the sweep running?", tuning.Holds.Silence)
+		t.line("\n**No facts for %s or more**: the key is inconclusive. Is its telemetry still arriving, and is the sweep (`%s`) running?", lasting(tuning.Holds.Silence), contract.SweepID(0))
 	}
 	if s.Finding != nil && s.Alert.Phase != alert.Quiet {
 		t.section("The last finding, at " + clock(s.Finding.EvaluatedAt))
-		t.line("%s: %s", s.Finding.Verdict.Level, s.Finding.Verdict.Reason)
+		t.line("%s: %s (rule `%s`)", s.Finding.Verdict.Level, s.Finding.Verdict.Reason, s.Finding.Verdict.Rule)
 		t.figures(s.Finding.Facts)
 	}
 	t.section("Flags")
@@ -88,16 +135,38 @@ func alertLoopDetails(s contract.AlertLoopState, tuning contract.Tuning) string 
 		t.line("None is on.")
 	}
 	for _, f := range s.Flags {
-		t.line("- %s %s for %.0f %% of the calls: %s (renewed %s, obeyed until %s at the latest, by `%s`)",
-			f.Kind, f.Value, f.Share*100, f.Reason, clock(f.RenewedAt), clock(f.ExpiresAt), f.Decision)
+		end := "it has no end of its own"
+		if !f.ExpiresAt.IsZero() {
+			end = "it ends at " + clock(f.ExpiresAt) + " at the latest"
+		}
+		t.line("- %s (%s). Renewed at %s; %s. Ordered by `%s`.", flagText(f), strings.TrimRight(f.Reason, ". "), clock(f.RenewedAt), end, f.Decision)
 	}
 	if s.Incident != "" {
 		t.section("Incident")
 		t.line("`%s` tells the story.", s.Incident)
-		t.line("\nIt is not one? Resolve it:")
+		if s.Closing {
+			t.line("It has been told that its alert is over, and closes when its decisions have ended.")
+		}
+	}
+	if s.Incident != "" && s.Alert.Open() {
+		t.line("\nThere is no fault? Say so, which closes it and takes its flags off at once:")
+		t.code("flyball resolve %s --reason 'why'", contract.Handle(s.Incident))
+		t.line("or, with Temporal alone:")
 		t.code(`temporal workflow update execute -w '%s' --name resolve --input '{"who":"you","reason":"why"}'`, contract.AlertLoopID(s.Key))
 	}
 	return t.String()
+}
+
+// flagText says what a flag does to calls.
+func flagText(f routing.Flag) string {
+	calls := fmt.Sprintf("**%s**: %.0f %% of the calls", f.Kind, f.Share*100)
+	switch f.Kind {
+	case routing.Route, routing.Pin:
+		return calls + " go to " + f.Value
+	case routing.Stop:
+		return calls + " are refused"
+	}
+	return calls + " are scored"
 }
 
 func incidentTitle(s contract.IncidentState) string {
@@ -106,35 +175,30 @@ func incidentTitle(s contract.IncidentState) string {
 
 func incidentDetails(s contract.IncidentState) string {
 	var t text
-	t.line("**%s %s** · %s · opened %s", s.Level, s.Input.Key, s.Phase, s.Input.Opened.UTC().Format(time.RFC3339))
+	t.line("**%s %s** · %s · opened %s · handle `%s`. All times are UTC.",
+		s.Level, s.Input.Key, s.Phase, s.Input.Opened.UTC().Format(time.DateTime), contract.Handle(s.ID))
+	if s.Phase != contract.IncidentOpen {
+		t.line("\n%s", sentence(s.Reason))
+	}
+	incidentQuestion(&t, s)
 	t.section("What happened")
 	t.line("%s (rule `%s`)", s.Input.Finding.Verdict.Reason, s.Input.Finding.Verdict.Rule)
 	t.figures(s.Finding.Facts)
 	if s.Silent {
-		t.line("**Its telemetry has gone silent**: nothing can be said of it now.")
+		t.line("\n**Its telemetry has gone silent**: nothing can be said of it now. Is it still arriving?")
 	}
-	if s.Phase != contract.IncidentOpen {
-		t.line("Now %s: %s.", s.Phase, s.Reason)
-	}
-	t.section("What was checked")
-	for _, d := range s.Steps {
-		t.line("- **%s** %s, %s: %s", d.Step.Name, clock(d.At), d.Verdict.Status, d.Verdict.Text)
-	}
-	for _, w := range s.Evidence.Completion.Worst {
-		t.line("  - worst trace `%s`", w)
-	}
-	if h := s.Evidence.Provider; h.Link != "" {
-		t.line("  - [status of %s](%s)", h.Provider, h.Link)
-	}
+	incidentChecks(&t, s)
 	t.section("What was decided")
 	if len(s.Decisions) == 0 {
 		t.line("Nothing yet.")
 	}
 	for _, d := range s.Decisions {
-		t.line("- %s %s: **%s**, %s (`%s`)", d.Action, d.Value, d.Status, d.Reason, d.ID)
+		t.line("- %s: **%s**%s, %s `%s`", headline(d.Action, d.Value), words(d.Status), atShare(d.Share), stopped(d.Reason), d.ID)
+	}
+	if s.Advice != "" {
+		t.line("\nThe policy proposes nothing now: %s", stopped(s.Advice))
 	}
 	if s.Phase != contract.IncidentClosed {
-		t.section("What is next")
 		incidentNext(&t, s)
 	}
 	if s.Report != "" {
@@ -143,56 +207,109 @@ func incidentDetails(s contract.IncidentState) string {
 	return t.String()
 }
 
-// incidentNext says what the incident waits for and what a person can do.
-func incidentNext(t *text, s contract.IncidentState) {
+// incidentQuestion puts what a person is asked where it is read first.
+func incidentQuestion(t *text, s contract.IncidentState) {
 	for _, d := range s.Decisions {
 		if d.Status == contract.AwaitingApproval {
-			t.line("**It waits for you** until %s: %s %s?", clock(d.ExpiresAt), d.Action, d.Value)
-			t.code("flyball approve %s\nflyball deny %s", contract.Handle(d.ID), contract.Handle(d.ID))
+			t.section("It waits for you")
+			t.line("Until %s: %s? %s", clock(d.ExpiresAt), headline(d.Action, d.Value), sentence(d.Reason))
+			t.answers(d.ID)
 		}
 	}
-	if !s.NextAt.IsZero() {
-		t.line("The next step of the runbook is at %s.", clock(s.NextAt))
+}
+
+// incidentChecks tells what the runbook's steps saw.
+func incidentChecks(t *text, s contract.IncidentState) {
+	t.section("What was checked")
+	if len(s.Steps) == 0 {
+		t.line("Nothing yet.")
 	}
-	t.line("It ends by itself when the finding stays away from the untreated traffic and its decisions have ended.")
+	for _, d := range s.Steps {
+		t.line("- **%s** %s, %s: %s", d.Step.Name, clock(d.At), d.Verdict.Status, d.Verdict.Text)
+	}
+	for _, w := range s.Evidence.Completion.Worst {
+		t.line("- worst trace `%s`", w)
+	}
+	if h := s.Evidence.Provider; h.Link != "" {
+		t.line("- [status page of %s](%s)", h.Provider, h.Link)
+	}
+}
+
+// incidentNext says what the incident waits for and what a person can do.
+func incidentNext(t *text, s contract.IncidentState) {
+	t.section("What is next")
+	if s.Phase == contract.IncidentClosing {
+		t.line("It closes when its decisions have ended.")
+		return
+	}
+	if plan := runbook.Plan(s.Input.Tuning.TimeScale); len(s.Steps) < len(plan) && !s.NextAt.IsZero() {
+		step := plan[len(s.Steps)]
+		t.line("- %s, %s: %s", clock(s.NextAt), step.Name, step.Title)
+	}
+	t.line("- It ends by itself when the finding stays away from the untreated traffic and its decisions have ended.")
+	t.line("- The key's alert and flags are in `%s`.", s.Input.Loop)
 	if a := s.Acknowledged; a != nil {
-		t.line("\n%s has it since %s. %s", a.Who, clock(a.At), a.Note)
+		t.line("\n%s has taken it on at %s. %s", a.Who, clock(a.At), a.Note)
 		return
 	}
 	t.line("\nNobody has taken it on yet:")
 	t.code(`temporal workflow update execute -w '%s' --name acknowledge --input '{"who":"you"}'`, s.ID)
 }
 
+// rollback says what to go back to, as far as the newest deployment tells when one is the cause.
+func rollback(cause string, deployments []usage.Deployment) string {
+	if cause != runbook.CauseDeployment || len(deployments) == 0 {
+		return "roll it back or pin what was there before"
+	}
+	text := "roll it back"
+	if model := deployments[0].Previous["model"]; model != "" {
+		text += ", to the model " + model
+	}
+	if template := deployments[0].Previous["prompt_template_version"]; template != "" {
+		text += ", to the prompt template " + template
+	}
+	return text
+}
+
+// atShare says how much of the traffic an act has; nothing for an act that has none.
+func atShare(share float64) string {
+	if share == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" at %.0f %%", share*100)
+}
+
 func decisionTitle(s contract.DecisionState) string {
 	p := s.Input.Proposal
-	return strings.TrimSpace(fmt.Sprintf("%s %s %s", p.Action, s.Input.Key, p.Value)) + ": " + p.Reason
+	return fmt.Sprintf("%s: %s: %s", s.Input.Key, headline(p.Action, p.Value), p.Reason)
 }
 
 func decisionDetails(s contract.DecisionState) string {
 	var t text
 	p := s.Input.Proposal
-	t.line("**%s %s** %s · **%s**", p.Action, s.Input.Key, p.Value, s.Status)
-	t.line("\n%s.", s.Reason)
+	t.line("**%s: %s** · **%s**%s. All times are UTC.", s.Input.Key, headline(p.Action, p.Value), words(s.Status), atShare(s.Share))
+	if s.Reason != p.Reason {
+		t.line("\n%s", sentence(s.Reason))
+	}
 	if s.Status == contract.AwaitingApproval {
 		t.section("It waits for you")
 		t.line("Until %s; then it expires, which is not a denial. Approvers by policy: %s.", clock(s.ExpiresAt), orAnyone(p.Approvers))
-		t.code("flyball approve %s\nflyball deny %s", contract.Handle(s.ID), contract.Handle(s.ID))
+		t.answers(s.ID)
 		t.line("or, with Temporal alone:")
 		t.code(`temporal workflow update execute -w '%s' --name decide --input '{"verdict":"approve","who":"you","reason":"why"}'`, s.ID)
 	}
 	t.section("Why")
-	t.line("%s (rule `%s` of act.yaml, revision `%s`).", p.Reason, p.Rule, p.Revision)
+	t.line("%s Rule `%s` of act.yaml, revision `%s`.", sentence(p.Reason), p.Rule, p.Revision)
 	f := s.Input.Finding
-	t.line("\nIt answers: %s (rule `%s`).", f.Verdict.Reason, f.Verdict.Rule)
+	t.line("\nIt answers: %s (rule `%s`)", f.Verdict.Reason, f.Verdict.Rule)
 	t.figures(f.Facts)
-	if v := s.Verdict; v != nil {
-		t.line("%s said **%s**. %s", v.Who, v.Verdict, v.Reason)
+	t.line("\nThe whole story: `%s`.", s.Input.Incident)
+	if p.Action != contract.ScoreCalls {
+		rolloutDetails(&t, s)
 	}
-	t.section("How it is carried out")
-	rolloutDetails(&t, s)
 	t.section("So far")
 	for _, h := range s.History {
-		t.line("- %s %s at %.0f %%: %s", clock(h.At), h.Status, h.Share*100, h.Reason)
+		t.line("- %s %s%s: %s", clock(h.At), words(h.Status), atShare(h.Share), h.Reason)
 	}
 	if s.Share > 0 {
 		t.line("\nTo take it off at once, cancel this workflow: it then reverts.")
@@ -203,6 +320,7 @@ func decisionDetails(s contract.DecisionState) string {
 
 // rolloutDetails says how the act is rolled out and what the arms show.
 func rolloutDetails(t *text, s contract.DecisionState) {
+	t.section("How it is carried out")
 	plan := s.Plan.Plan
 	if len(plan.Steps) == 0 {
 		t.line("Not planned yet.")
@@ -212,12 +330,15 @@ func rolloutDetails(t *text, s contract.DecisionState) {
 	for i, share := range plan.Steps {
 		shares[i] = fmt.Sprintf("%.0f %%", share*100)
 	}
-	t.line("Treated share %s; the holdback stays untouched and shows when the fault is over. %s.", strings.Join(shares, " → "), plan.Reason)
-	if !plan.Provable {
-		t.line("\n**Traffic cannot prove this act**: only a person can order it, and it comes off after %s.", s.Input.Tuning.Limits.UnprovenHold)
+	if plan.Provable {
+		t.line("Treated share %s, with a test between the steps; the holdback stays untouched and shows whether it helps and when the fault is over. %s",
+			strings.Join(shares, " → "), sentence(plan.Reason))
+	} else {
+		t.line("**Traffic cannot prove this act**: only a person can order it. It then treats %s of the calls at once, its effect is recorded as unproven, and it comes off after %s. %s",
+			shares[len(shares)-1], lasting(s.Input.Tuning.Limits.UnprovenHold), sentence(plan.Reason))
 	}
 	if s.Frozen != "" {
-		t.line("\nFrozen at its share: %s.", s.Frozen)
+		t.line("\nFrozen at its share: %s", stopped(s.Frozen))
 	}
 	if s.Share > 0 {
 		t.line("\nNow %s at **%.0f %%**; effect **%s**.", s.Rollout.Phase, s.Share*100, s.Effect)
@@ -234,7 +355,7 @@ func comparison(t *text, c *routing.Comparison) {
 	t.line("| calls compared | %d | %d |", c.TreatedCost.N, c.HoldbackCost.N)
 	t.line("| scores compared | %d | %d |", c.TreatedQuality.N, c.HoldbackQuality.N)
 	t.line("| quality (median) | %.3f | %.3f |", c.TreatedQuality.Median, c.HoldbackQuality.Median)
-	t.line("\nTreated costs × %.2f of the holdback (z %.1f). %s.", c.CostRatio, c.CostZ, c.Reason)
+	t.line("\nA treated call costs %.2f times an untreated one (z %.1f). %s", c.CostRatio, c.CostZ, sentence(c.Reason))
 }
 
 func orAnyone(groups []string) string {
@@ -247,10 +368,18 @@ func orAnyone(groups []string) string {
 func autonomyDetails(s contract.AutonomyState) string {
 	var t text
 	t.line("How far each class of action has earned the trust of **%s**: after %d decisions that people approved in a row, for the same rule, it may act alone.", s.Tenant, trustNeeded)
-	t.line("\n| action | rule | approved | acted alone |\n| --- | --- | --- | --- |")
+	if len(s.Classes) == 0 {
+		t.line("\nNo decision has been made yet.")
+	} else {
+		t.line("\n| action | rule | approved in a row | may it act alone? | acted alone so far |\n| --- | --- | --- | --- | --- |")
+	}
 	for _, action := range workflow.DeterministicKeys(s.Classes) {
 		c := s.Classes[action]
-		t.line("| %s | %s | %d of %d | %d |", action, c.Rule, c.Approved, trustNeeded, c.Granted)
+		alone := fmt.Sprintf("not yet: %d to go", trustNeeded-c.Approved)
+		if c.Approved >= trustNeeded {
+			alone = "yes"
+		}
+		t.line("| %s | %s | %d | %s | %d |", words(action), c.Rule, c.Approved, alone, c.Granted)
 	}
 	t.line("\nA denial, a revert, or a change of the rule that fires starts the count again.")
 	return t.String()

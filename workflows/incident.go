@@ -131,7 +131,7 @@ func (i *incident) walk(ctx workflow.Context) error {
 			i.consider(ctx)
 			continue
 		case i.scoringWanted():
-			i.score(ctx)
+			_ = i.score(ctx) // which logs why not
 			continue
 		case step != nil && (!workflow.Now(ctx).Before(due) || i.skipped(step.Name)):
 			i.plan = i.plan[1:]
@@ -227,7 +227,7 @@ func (i *incident) checkChanges(ctx workflow.Context) runbook.Verdict {
 func (i *incident) checkProvider(ctx workflow.Context) runbook.Verdict {
 	switch cause := runbook.Cause(i.state.Steps); cause {
 	case runbook.CauseDeployment, runbook.CauseFirstSeen:
-		return runbook.Verdict{Status: runbook.Found, Cause: cause, Text: "a change explains it: roll it back or pin what was there before"}
+		return runbook.Verdict{Status: runbook.Found, Cause: cause, Text: "a change explains it: " + rollback(cause, i.state.Evidence.Changes.Deployments)}
 	}
 	err := workflow.ExecuteActivity(asking(ctx, "the provider's status page"), providers.CheckProvider, i.evidence()).Get(ctx, &i.state.Evidence.Provider)
 	if err != nil {
@@ -259,8 +259,10 @@ func (i *incident) raiseScrutiny(ctx workflow.Context) runbook.Verdict {
 		text += "; an automatic act stays at its share"
 	}
 	i.state.Frozen = true
-	i.score(ctx)
-	if i.state.Scoring {
+	switch err := i.score(ctx); {
+	case err != nil:
+		text += "; not every call is scored, since sampling could not be raised"
+	case i.state.Scoring:
 		text += "; every call is now scored"
 	}
 	return runbook.Verdict{Status: runbook.Unknown, Text: text}
@@ -279,15 +281,17 @@ func (i *incident) scoringWanted() bool {
 
 // score has every call of the key scored, for as long as the incident lasts. It sets Scoring even when
 // the flag could not be set, since the incident can do without; the release at the end is harmless.
-func (i *incident) score(ctx workflow.Context) {
+func (i *incident) score(ctx workflow.Context) error {
 	if i.state.Scoring || i.in.Key.Pseudo() {
-		return
+		return nil
 	}
 	i.state.Scoring = true
 	ctx = workflow.WithScheduleToCloseTimeout(doing(ctx, "score every call"), evidenceWithin)
-	if err := workflow.ExecuteActivity(ctx, loops.SetKeyFlag, i.sampling(1, "both arms need scores", workflow.Now(ctx))).Get(ctx, nil); err != nil {
+	err := workflow.ExecuteActivity(ctx, loops.SetKeyFlag, i.sampling(1, "both arms need scores", workflow.Now(ctx))).Get(ctx, nil)
+	if err != nil {
 		workflow.GetLogger(ctx).Warn("sampling could not be raised", "error", err)
 	}
+	return err
 }
 
 // sampling is the order that sets the key's sampling flag.
@@ -318,12 +322,16 @@ func (i *incident) consider(ctx workflow.Context) {
 		Changes: i.state.Evidence.Changes, Provable: plan.Plan.Provable, CoolingDown: i.coolingDown(ctx),
 		Frozen: i.state.Frozen, Scoring: i.state.Scoring,
 	}).Get(ctx, &p)
+	i.state.Advice = ""
+	if err == nil && !p.Wanted() {
+		i.state.Advice = p.Reason
+	}
 	switch {
 	case err != nil:
 		workflow.GetLogger(ctx).Warn("the policy could not be asked", "error", err)
 	case !p.Wanted() || i.resolved || i.rejected(p.Action):
 	case p.Action == contract.ScoreCalls && p.Mode == contract.Auto:
-		i.score(ctx)
+		_ = i.score(ctx)
 	default:
 		i.decide(ctx, p)
 	}

@@ -42,6 +42,10 @@ type keyIncident struct {
 	end      contract.Status // with which the next decision ends once it is withdrawn or told to
 	fail     bool            // it ends without a verdict, as if terminated
 	lastAct  time.Time       // on the key, of an earlier incident
+
+	// With what these fail: asking the policy, orders of flags, the report, the record, telling the loop.
+	actErr, reportErr, recordErr, loopErr error
+	orderErr                              func(r contract.SetKeyFlagRequest) error
 }
 
 func newKeyIncident(t *testing.T) *keyIncident {
@@ -69,7 +73,7 @@ func newKeyIncident(t *testing.T) *keyIncident {
 	i.OnActivity(policies.ProposeAct, anyArgs()...).Return(func(_ context.Context, r contract.ActRequest) (contract.Proposal, error) {
 		i.asked = append(i.asked, r)
 		if i.propose == nil {
-			return contract.Proposal{}, nil
+			return contract.Proposal{}, i.actErr
 		}
 		return i.propose(r), nil
 	})
@@ -78,7 +82,7 @@ func newKeyIncident(t *testing.T) *keyIncident {
 		return i.lastAct, i.away
 	})
 	i.OnActivity(telemetry.WriteReport, anyArgs()...).Return(func(_ context.Context, r runbook.Report) (contract.WrittenReport, error) {
-		return contract.WrittenReport{Markdown: r.Markdown()}, nil
+		return contract.WrittenReport{Markdown: r.Markdown()}, i.reportErr
 	})
 	i.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) error {
 		i.posted = append(i.posted, n.Kind)
@@ -86,16 +90,19 @@ func newKeyIncident(t *testing.T) *keyIncident {
 	})
 	i.OnActivity(loops.SetKeyFlag, anyArgs()...).Return(func(_ context.Context, r contract.SetKeyFlagRequest) (contract.SetFlagResult, error) {
 		i.orders = append(i.orders, r)
+		if i.orderErr != nil {
+			return contract.SetFlagResult{}, i.orderErr(r)
+		}
 		return contract.SetFlagResult{}, nil
 	})
 	i.OnActivity(telemetry.RecordIncident, anyArgs()...).Return(func(_ context.Context, s contract.IncidentState) error {
 		i.recorded = append(i.recorded, s)
-		return nil
+		return i.recordErr
 	})
 	i.OnSignalExternalWorkflow(anyString, contract.AlertLoopID(key), anyString, contract.IncidentEnded, anyString).
 		Return(func(_, _, _, _ string, m any) error {
 			i.ended = append(i.ended, m.(contract.IncidentEndedMessage))
-			return nil
+			return i.loopErr
 		})
 	return i
 }
@@ -167,7 +174,9 @@ func (i *keyIncident) run(tuning contract.Tuning) contract.IncidentState {
 	require.True(i.t, i.IsWorkflowCompleted())
 	state := query[contract.IncidentState](i.t, i.TestWorkflowEnvironment)
 	require.Equal(i.t, contract.IncidentClosed, state.Phase)
-	require.Contains(i.t, state.Report, incidentID)
+	if i.reportErr == nil {
+		require.Contains(i.t, state.Report, incidentID)
+	}
 	last := i.recorded[len(i.recorded)-1]
 	require.Equal(i.t, contract.IncidentClosed, last.Phase, "the end is on record")
 	require.Equal(i.t, state.Report, last.Report)

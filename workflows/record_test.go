@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -28,6 +29,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/kpi"
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 	shipped "github.com/flyball-dev/flyball/policies"
 	"github.com/flyball-dev/flyball/workers"
@@ -42,6 +44,7 @@ func TestRecord(t *testing.T) {
 		t.Skip("FLYBALL_RECORD_ADDRESS names no Temporal server; see testdata/record.sh")
 	}
 	s := newStage(t, address)
+	var rule string // the one that fires
 	t.Run("approved", func(t *testing.T) {
 		id := s.breakIt(t)
 		d := s.question(t, id)
@@ -52,6 +55,7 @@ func TestRecord(t *testing.T) {
 		s.ended(t, id)
 		require.Equal(t, contract.Released, s.decision(t, d).Status)
 		require.Equal(t, contract.Proven, s.decision(t, d).Effect)
+		rule = s.decision(t, d).Input.Finding.Verdict.Rule
 		s.keep(t, "approved", contract.AlertLoopID(key), id, d, contract.AutonomyID(key.Tenant), contract.SweepID(0))
 	})
 	t.Run("denied", func(t *testing.T) {
@@ -165,6 +169,63 @@ func TestRecord(t *testing.T) {
 		require.NoError(t, run.Get(t.Context(), &result))
 		require.Equal(t, contract.Expired, result.Status)
 		s.keep(t, "expired", d)
+	})
+	t.Run("withdrawn", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		s.world.set(func(w *world) { w.fault = false }) // it is over before anybody has answered
+		s.ended(t, id)
+		require.Equal(t, contract.Withdrawn, s.decision(t, d).Status)
+		s.keep(t, "withdrawn", id, d)
+	})
+	t.Run("found cause", func(t *testing.T) {
+		deployed := usage.Deployment{
+			ID: "deploy-17", Service: "support-bot", Version: "8f2c1d", By: "ann", Timestamp: time.Now().Add(-time.Second),
+			Previous: map[string]string{"prompt_template_version": "rag-v3.2"},
+		}
+		s.world.set(func(w *world) { w.deployments = []usage.Deployment{deployed} })
+		id := s.breakIt(t)
+		var state contract.IncidentState
+		require.Eventually(t, func() bool {
+			s.query(t, id, &state)
+			return len(state.Steps) >= 3
+		}, time.Minute, 50*time.Millisecond)
+		require.Equal(t, runbook.CauseDeployment, runbook.Cause(state.Steps))
+		require.Contains(t, state.Advice, "rag-v3.2")
+		require.Empty(t, state.Decisions, "a template is rolled back by hand")
+		s.world.set(func(w *world) { w.fault, w.deployments = false, nil })
+		s.ended(t, id)
+		s.keep(t, "cause", id)
+	})
+	t.Run("continued", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		old := contract.FactsMessage{Finding: finding(time.Unix(1, 0), detect.Page)} // which the loop drops
+		s.continued(t, contract.AlertLoopID(key), contract.Facts, old)
+		s.decide(t, d, contract.Approve)
+		s.awaitShare(t, 0.1)
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		require.Equal(t, contract.Released, s.decision(t, d).Status)
+		s.keep(t, "carried", contract.AlertLoopID(key))
+		s.continued(t, contract.AutonomyID(key.Tenant), contract.TrustOutcome, contract.TrustOutcomeRequest{Tenant: key.Tenant, Outcome: "refused"})
+	})
+	t.Run("earned", func(t *testing.T) {
+		for n := range 10 {
+			outcome := contract.TrustOutcomeRequest{
+				Tenant: key.Tenant, Action: "downgrade", Rule: rule, Decision: fmt.Sprintf("recorder/%d", n), Outcome: contract.OutcomeApproved,
+			}
+			require.NoError(t, s.client.SignalWorkflow(t.Context(), contract.AutonomyID(key.Tenant), "", contract.TrustOutcome, outcome))
+		}
+		id := s.breakIt(t)
+		s.awaitShare(t, 0.1)
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		d := s.decision(t, contract.DecisionID(id, "downgrade", 1))
+		require.True(t, d.Trust.Granted)
+		require.NotContains(t, statuses(d), contract.AwaitingApproval)
+		require.Equal(t, contract.Released, d.Status)
+		s.keep(t, "earned", id, d.ID, contract.AutonomyID(key.Tenant))
 	})
 	require.Empty(t, s.world.on(), "no flag is left on")
 }
@@ -293,6 +354,29 @@ func (s *stage) ended(t *testing.T, incident string) {
 	}
 }
 
+// continued sends a workflow what changes nothing until the server has it continue as new, and keeps the
+// history of the run that then ended.
+func (s *stage) continued(t *testing.T, id, signal string, message any) {
+	t.Helper()
+	run := s.run(t, id)
+	deadline := time.Now().Add(5 * time.Minute)
+	for s.run(t, id) == run {
+		require.True(t, time.Now().Before(deadline), "%s does not continue as new", id)
+		for range 50 {
+			require.NoError(t, s.client.SignalWorkflow(t.Context(), id, "", signal, message))
+		}
+	}
+	s.keepRun(t, "continued", id, run)
+}
+
+// run is the id of the workflow's newest run.
+func (s *stage) run(t *testing.T, id string) string {
+	t.Helper()
+	d, err := s.client.DescribeWorkflowExecution(t.Context(), id, "")
+	require.NoError(t, err)
+	return d.GetWorkflowExecutionInfo().GetExecution().GetRunId()
+}
+
 func (s *stage) query(t *testing.T, id string, state any) {
 	t.Helper()
 	answer, err := s.client.QueryWorkflow(t.Context(), id, "", contract.State)
@@ -309,36 +393,41 @@ func (s *stage) decision(t *testing.T, id string) (state contract.DecisionState)
 // identity is where a history names the process that wrote an event.
 var identity = regexp.MustCompile(`"identity":"[^"]*"`)
 
-// keep stores the workflows' histories, except those that are stored already.
+// keep stores the histories of the workflows' newest runs, except those that are stored already.
 func (s *stage) keep(t *testing.T, scenario string, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		kind, _, _ := strings.Cut(id, "/")
-		file := filepath.Join("testdata", "replay_"+kind+"_"+scenario+".json.gz")
-		if _, err := os.Stat(file); err == nil {
-			continue
-		}
-		h := &history.History{}
-		events := s.client.GetWorkflowHistory(t.Context(), id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
-		for events.HasNext() {
-			e, err := events.Next()
-			require.NoError(t, err)
-			h.Events = append(h.Events, e)
-		}
-		text, err := temporalproto.CustomJSONMarshalOptions{}.Marshal(h)
-		require.NoError(t, err)
-		host, err := os.Hostname() // who recorded it is nobody's business
-		require.NoError(t, err)
-		text = bytes.ReplaceAll(identity.ReplaceAll(text, []byte(`"identity":"recorder"`)), []byte(host+":"), []byte("recorder:"))
-		f, err := os.Create(file)
-		require.NoError(t, err)
-		zipped, err := gzip.NewWriterLevel(f, gzip.BestCompression)
-		require.NoError(t, err)
-		_, err = zipped.Write(text)
-		require.NoError(t, err)
-		require.NoError(t, zipped.Close())
-		require.NoError(t, f.Close())
+		s.keepRun(t, scenario, id, "")
 	}
+}
+
+func (s *stage) keepRun(t *testing.T, scenario, id, run string) {
+	t.Helper()
+	kind, _, _ := strings.Cut(id, "/")
+	file := filepath.Join("testdata", "replay_"+kind+"_"+scenario+".json.gz")
+	if _, err := os.Stat(file); err == nil {
+		return
+	}
+	h := &history.History{}
+	events := s.client.GetWorkflowHistory(t.Context(), id, run, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for events.HasNext() {
+		e, err := events.Next()
+		require.NoError(t, err)
+		h.Events = append(h.Events, e)
+	}
+	text, err := temporalproto.CustomJSONMarshalOptions{}.Marshal(h)
+	require.NoError(t, err)
+	host, err := os.Hostname() // who recorded it is nobody's business
+	require.NoError(t, err)
+	text = bytes.ReplaceAll(identity.ReplaceAll(text, []byte(`"identity":"recorder"`)), []byte(host+":"), []byte("recorder:"))
+	f, err := os.Create(file)
+	require.NoError(t, err)
+	zipped, err := gzip.NewWriterLevel(f, gzip.BestCompression)
+	require.NoError(t, err)
+	_, err = zipped.Write(text)
+	require.NoError(t, err)
+	require.NoError(t, zipped.Close())
+	require.NoError(t, f.Close())
 }
 
 // world is one key's traffic and the flags that it obeys. While the fault lasts, a call costs three
@@ -349,6 +438,8 @@ type world struct {
 	silent    bool
 	perMinute int64
 	flags     map[routing.Kind]routing.Flag
+
+	deployments []usage.Deployment
 }
 
 const (
@@ -449,8 +540,9 @@ func (w *world) minute(at time.Time, arm usage.Arm) kpi.Minute {
 	return m
 }
 
-func (w *world) Deployments(context.Context, usage.Key, time.Time, time.Time) ([]usage.Deployment, error) {
-	return nil, nil
+func (w *world) Deployments(context.Context, usage.Key, time.Time, time.Time) (all []usage.Deployment, err error) {
+	w.set(func(w *world) { all = w.deployments })
+	return all, nil
 }
 
 func (w *world) FirstSeen(context.Context, usage.Key, time.Time, time.Time, time.Duration) ([]clickhouse.Sighting, error) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -25,13 +26,7 @@ func TestReplay(t *testing.T) {
 	replayed := map[string]bool{}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			f, err := os.Open(file)
-			require.NoError(t, err)
-			defer f.Close()
-			unzipped, err := gzip.NewReader(f)
-			require.NoError(t, err)
-			history, err := client.HistoryFromJSON(unzipped, client.HistoryJSONOptions{})
-			require.NoError(t, err)
+			history := recorded(t, file)
 			started := history.GetEvents()[0].GetWorkflowExecutionStartedEventAttributes()
 			require.NotNil(t, started)
 			replayed[started.GetWorkflowType().GetName()] = true
@@ -47,4 +42,17 @@ func TestReplay(t *testing.T) {
 	for _, name := range []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Decision, contract.Autonomy} {
 		require.True(t, replayed[name], "no history of %s is recorded", name)
 	}
+}
+
+// recorded reads a history of testdata.
+func recorded(t *testing.T, file string) *history.History {
+	t.Helper()
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	unzipped, err := gzip.NewReader(f)
+	require.NoError(t, err)
+	h, err := client.HistoryFromJSON(unzipped, client.HistoryJSONOptions{})
+	require.NoError(t, err)
+	return h
 }

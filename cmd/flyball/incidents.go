@@ -109,6 +109,9 @@ func printIncidents(out io.Writer, incidents []inbox.Incident, decisions []inbox
 		s := i.State
 		fmt.Fprintf(&text, "%s  %s  %s  %s for %s\n", i.Handle, s.Level, s.Input.Key, s.Phase, age(s.Input.Opened, now))
 		fmt.Fprintf(&text, "        %s\n", s.Finding.Verdict.Reason)
+		if s.Advice != "" {
+			fmt.Fprintf(&text, "        nothing is proposed: %s\n", s.Advice)
+		}
 		for _, d := range below[s.ID] {
 			writeDecision(&text, "        ", d, "")
 		}

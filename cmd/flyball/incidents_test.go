@@ -24,6 +24,9 @@ func TestPrintIncidents(t *testing.T) {
 	incident.State.Input = contract.IncidentInput{Key: key, Opened: now.Add(-time.Minute)}
 	incident.State.Finding.Verdict.Reason = "cost is 3 times its baseline"
 
+	advised := incident
+	advised.State.Advice = "roll the template back by hand"
+
 	decision := func(handle, of string, status contract.Status, share float64) inbox.Decision {
 		d := inbox.Decision{Handle: handle}
 		d.State.ID, d.State.Status, d.State.Share = contract.DecisionID(of, "downgrade", 1), status, share
@@ -47,6 +50,12 @@ func TestPrintIncidents(t *testing.T) {
 			[]inbox.Decision{orphan},
 			"444444  downgrade to claude-3-haiku: releasing at 50 % (org_42/claude-3-opus, whose incident is not open)\n",
 		},
+		{"what a person has to do", []inbox.Incident{advised}, nil, strings.Join([]string{
+			"111111  PAGE  org_42/claude-3-opus  open for 1m0s",
+			"        cost is 3 times its baseline",
+			"        nothing is proposed: roll the template back by hand",
+			"",
+		}, "\n")},
 		{"all", []inbox.Incident{incident}, []inbox.Decision{orphan, asking, silent}, strings.Join([]string{
 			"111111  PAGE  org_42/claude-3-opus  open for 1m0s",
 			"        cost is 3 times its baseline",

@@ -59,6 +59,7 @@ func TestScript(t *testing.T) {
 func fakeIngest() http.Handler {
 	seen := map[string]bool{}
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("POST /v1/spans", func(w http.ResponseWriter, r *http.Request) {
 		var spans []struct {
 			ID    string `json:"span_id"`

@@ -107,7 +107,8 @@ type Incident struct {
 	Rule     string     `json:"rule"`
 	Reason   string     `json:"reason"`
 	Evidence []Evidence `json:"evidence"`
-	Steps    []Step     `json:"steps"` // the whole runbook, in order
+	Steps    []Step     `json:"steps"`            // the whole runbook, in order
+	Advice   string     `json:"advice,omitempty"` // why the policy proposes nothing now, when it does not
 	Link     string     `json:"link,omitempty"`
 }
 

@@ -24,7 +24,7 @@ func NewIncident(s contract.IncidentState, link string) Incident {
 	return Incident{
 		ID: s.ID, Handle: contract.Handle(s.ID), Key: s.Input.Key, Level: string(s.Level), State: state,
 		Opened: s.Input.Opened, Rule: s.Finding.Verdict.Rule, Reason: s.Finding.Verdict.Reason,
-		Evidence: evidenceOf(s.Finding.Facts), Steps: stepsOf(s), Link: link,
+		Evidence: evidenceOf(s.Finding.Facts), Steps: stepsOf(s), Advice: s.Advice, Link: link,
 	}
 }
 

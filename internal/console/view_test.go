@@ -20,7 +20,7 @@ func TestNewIncident(t *testing.T) {
 	state := contract.IncidentState{
 		ID:    contract.IncidentID(key, noon),
 		Input: contract.IncidentInput{Key: key, Opened: noon, Tuning: contract.NewTuning(0.1)},
-		Level: detect.Page, Phase: contract.IncidentOpen, Silent: true,
+		Level: detect.Page, Phase: contract.IncidentOpen, Silent: true, Advice: "roll it back by hand",
 		Acknowledged: &contract.Acknowledgement{Who: "Dana"},
 		Steps: []runbook.Done{
 			{Step: plan[0], At: noon.Add(time.Second), Verdict: runbook.Verdict{Status: runbook.Clear, Text: "no change"}},
@@ -38,7 +38,7 @@ func TestNewIncident(t *testing.T) {
 	got := console.NewIncident(state, "http://ui/x")
 	require.Equal(t, console.Incident{
 		ID: state.ID, Handle: contract.Handle(state.ID), Key: key, Level: "PAGE", State: "taken by Dana, no telemetry", Opened: noon,
-		Rule: "cost_and_quality", Reason: "dear and bad", Link: "http://ui/x",
+		Rule: "cost_and_quality", Reason: "dear and bad", Advice: "roll it back by hand", Link: "http://ui/x",
 		Evidence: []console.Evidence{
 			{What: "Median cost of a call", Now: "$0.0128", Usual: "usually $0.0044"},
 			{What: "Median quality", Now: "0.70", Usual: "usually 0.88"},

@@ -52,9 +52,10 @@ type IncidentState struct {
 	Finding      detect.Finding    `json:"finding"` // the newest
 	Acknowledged *Acknowledgement  `json:"acknowledged,omitempty"`
 	Decisions    []DecisionSummary `json:"decisions"`
-	Scoring      bool              `json:"scoring"`  // every call is scored
-	Frozen       bool              `json:"frozen"`   // no act rises above its share any more
-	LastAct      time.Time         `json:"last_act"` // when an act on the key ended last before this incident; zero: none is known
+	Advice       string            `json:"advice,omitempty"` // why act.yaml wants nothing done, when it does
+	Scoring      bool              `json:"scoring"`          // every call is scored
+	Frozen       bool              `json:"frozen"`           // no act rises above its share any more
+	LastAct      time.Time         `json:"last_act"`         // when an act on the key ended last before this incident; zero: none is known
 	UpdatedAt    time.Time         `json:"updated_at"`
 	ClosedAt     time.Time         `json:"closed_at"` // zero while it is open
 	Reason       string            `json:"reason"`    // of the phase
@@ -142,7 +143,6 @@ type ActRequest struct {
 	CoolingDown bool           `json:"cooling_down"`
 	Frozen      bool           `json:"frozen"`
 	Scoring     bool           `json:"scoring"`
-	Acting      string         `json:"acting"` // the action under way; empty: none
 }
 
 // WrittenReport is an incident's report for people.

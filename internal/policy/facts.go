@@ -36,11 +36,10 @@ type ActFacts struct {
 	CompletionDrop       bool   `cel:"completion_drop" json:"completion_drop"`
 	CauseFound           bool   `cel:"cause_found" json:"cause_found"`
 
-	Provable       bool   `cel:"provable" json:"provable"`         // traffic gives both arms 50 costs and 20 scores
-	CoolingDown    bool   `cel:"cooling_down" json:"cooling_down"` // an act on the key ended a short time ago
-	Frozen         bool   `cel:"frozen" json:"frozen"`             // the runbook froze automatic downgrades
-	SamplingRaised bool   `cel:"sampling_raised" json:"sampling_raised"`
-	Acting         string `cel:"acting" json:"acting"` // the action proposed or under way on the key; empty: none
+	Provable       bool `cel:"provable" json:"provable"`         // traffic gives both arms 50 costs and 20 scores
+	CoolingDown    bool `cel:"cooling_down" json:"cooling_down"` // an act on the key ended a short time ago
+	Frozen         bool `cel:"frozen" json:"frozen"`             // the runbook froze automatic downgrades
+	SamplingRaised bool `cel:"sampling_raised" json:"sampling_raised"`
 }
 
 // Action is a class of act; trust is earned per tenant and class.

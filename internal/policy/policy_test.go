@@ -123,7 +123,7 @@ func TestActNeverByItselfWhereItMayNot(t *testing.T) {
 			CompletionSpike:      rapid.Bool().Draw(t, "spike"), CompletionDrop: rapid.Bool().Draw(t, "drop"),
 			CauseFound: rapid.Bool().Draw(t, "cause"), Provable: rapid.Bool().Draw(t, "provable"),
 			CoolingDown: rapid.Bool().Draw(t, "cooling"), Frozen: rapid.Bool().Draw(t, "frozen"),
-			SamplingRaised: rapid.Bool().Draw(t, "sampling"), Acting: rapid.SampledFrom([]string{"", "downgrade"}).Draw(t, "acting"),
+			SamplingRaised: rapid.Bool().Draw(t, "sampling"),
 		}
 		p, err := set.Act(f)
 		if err != nil {

@@ -1,11 +1,13 @@
 package repo
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"maps"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -146,4 +148,219 @@ func TestAPIHasTheFieldsOfRecords(t *testing.T) {
 		}
 		require.ElementsMatch(t, known, slices.Collect(maps.Keys(document.Components.Schemas[schema].Properties)), schema)
 	}
+}
+
+// A body's description must have the fields that the Go type has by its JSON names, of the same kinds; what
+// is required must always be there.
+func TestAPIHasTheFieldsOfBodies(t *testing.T) {
+	var document map[string]any
+	readYAML(t, "docs/openapi.yaml", &document)
+	at := func(path ...string) any {
+		var node any = document
+		for _, name := range path {
+			within, ok := node.(map[string]any)
+			require.True(t, ok && within[name] != nil, "docs/openapi.yaml has no %s", strings.Join(path, " "))
+			node = within[name]
+		}
+		return node
+	}
+	const body = "application/json"
+	sent := func(path string) any { return at("paths", path, "post", "requestBody", "content", body, "schema") }
+	answered := func(method, path string) any {
+		return at("paths", path, method, "responses", "200", "content", body, "schema")
+	}
+	for where, b := range map[string]struct {
+		schema any
+		goType string
+	}{
+		"POST /v1/decide takes":    {sent("/v1/decide"), "routing.Request"},
+		"POST /v1/decide answers":  {answered("post", "/v1/decide"), "gateway.decision"},
+		"GET /v1/sampling answers": {answered("get", "/v1/sampling"), "gateway.sampling"},
+		"GET /v1/flags answers":    {answered("get", "/v1/flags"), "gateway.obeyed"},
+		"ingest answers":           {at("components", "schemas", "Receipt"), "ingest.answer"},
+		"GET /api/status answers":  {answered("get", "/api/status"), "console.Status"},
+		"GET /api/live answers":    {answered("get", "/api/live"), "console.liveBody"},
+		"GET /api/incidents lists": {at("paths", "/api/incidents", "get", "responses", "200", "content", body, "schema", "items"), "console.Incident"},
+		"GET /api/decisions lists": {at("paths", "/api/decisions", "get", "responses", "200", "content", body, "schema", "items"), "console.Decision"},
+		"POST /api/decide takes":   {sent("/api/decide"), "console.Verdict"},
+		"POST /api/decide answers": {answered("post", "/api/decide"), "console.Decision"},
+		"the gateway's refusals":   {at("components", "schemas", "Error"), "gateway.problem"},
+		"the console's refusals":   {at("components", "schemas", "Error"), "console.problem"},
+	} {
+		t.Run(where, func(t *testing.T) {
+			pkg, name, _ := strings.Cut(b.goType, ".")
+			m := matcher{t: t, document: document}
+			m.match(where, b.schema, pkg, ast.NewIdent(name))
+			require.Empty(t, m.wrong)
+		})
+	}
+}
+
+// The comparison would also find nothing if it looked at nothing.
+func TestAPIComparisonBites(t *testing.T) {
+	field := func(kind string) map[string]any { return map[string]any{"type": kind} }
+	key := map[string]any{"type": "object", "properties": map[string]any{"tenant": field("string"), "model": field("string")}}
+	for name, spoil := range map[string]func(properties map[string]any){
+		"":                           func(map[string]any) {},
+		"are not described: [model]": func(p map[string]any) { delete(p, "model") },
+		"do not exist: [extra]":      func(p map[string]any) { p["extra"] = field("string") },
+		"want string":                func(p map[string]any) { p["model"] = field("number") },
+	} {
+		copied := map[string]any{"type": "object", "properties": maps.Clone(key["properties"].(map[string]any))}
+		spoil(copied["properties"].(map[string]any))
+		m := matcher{t: t}
+		m.match("key", copied, "usage", ast.NewIdent("Key"))
+		require.Equal(t, name == "", len(m.wrong) == 0, name)
+		require.Contains(t, strings.Join(m.wrong, "\n"), name)
+	}
+}
+
+// matcher compares schemas with the types that the product's code encodes and decodes.
+type matcher struct {
+	t        *testing.T
+	document map[string]any
+	wrong    []string
+}
+
+// scalars are the kinds of types that encode themselves; the other named types are looked up.
+var scalars = map[string][]string{
+	"string": {"string"}, "bool": {"boolean"}, "int": {"integer"}, "int64": {"integer"}, "float64": {"number"},
+	"time.Time": {"string"}, "json.Number": {"number"}, "console.USD": {"number"},
+}
+
+func (m *matcher) report(where, format string, args ...any) {
+	m.wrong = append(m.wrong, where+" "+fmt.Sprintf(format, args...))
+}
+
+// match compares a schema with a type that stands in the package.
+func (m *matcher) match(where string, node any, pkg string, goType ast.Expr) {
+	schema := m.resolve(node)
+	name := ""
+	switch typed := goType.(type) {
+	case *ast.StarExpr:
+		m.match(where, node, pkg, typed.X)
+		return
+	case *ast.ArrayType:
+		if schema["type"] != "array" {
+			m.report(where, "is %v, want array", schema["type"])
+			return
+		}
+		m.match(where+"[]", schema["items"], pkg, typed.Elt)
+		return
+	case *ast.StructType:
+		m.object(where, schema, pkg, typed)
+		return
+	case *ast.SelectorExpr:
+		pkg, name = typed.X.(*ast.Ident).Name, typed.Sel.Name
+	case *ast.Ident:
+		name = typed.Name
+	default:
+		m.t.Fatalf("%s: a type that this test does not know: %T", where, goType)
+	}
+	for _, scalar := range []string{name, pkg + "." + name} {
+		if kinds, ok := scalars[scalar]; ok {
+			if !slices.Contains(kinds, fmt.Sprint(schema["type"])) {
+				m.report(where, "is %v, want %s", schema["type"], kinds[0])
+			}
+			return
+		}
+	}
+	m.match(where, node, pkg, declared(m.t, pkg, name))
+}
+
+// object compares a schema's properties with a struct's fields.
+func (m *matcher) object(where string, schema map[string]any, pkg string, typed *ast.StructType) {
+	properties, _ := schema["properties"].(map[string]any)
+	fields := jsonFields(m.t, pkg, typed)
+	var missing, extra []string
+	for name, field := range fields {
+		if properties[name] == nil {
+			missing = append(missing, name)
+			continue
+		}
+		m.match(where+" "+name, properties[name], field.pkg, field.goType)
+	}
+	for name := range properties {
+		if _, ok := fields[name]; !ok {
+			extra = append(extra, name)
+		}
+	}
+	required, _ := schema["required"].([]any)
+	for _, name := range required {
+		if fields[fmt.Sprint(name)].optional {
+			m.report(where, "requires %s, which is left out when empty", name)
+		}
+	}
+	if len(missing) > 0 {
+		m.report(where, "has fields that are not described: %v", missing)
+	}
+	if len(extra) > 0 {
+		m.report(where, "describes fields that do not exist: %v", extra)
+	}
+}
+
+func (m *matcher) resolve(node any) map[string]any {
+	schema, ok := node.(map[string]any)
+	require.True(m.t, ok, "%v is no schema", node)
+	if ref, ok := schema["$ref"].(string); ok {
+		var at any = m.document
+		for name := range strings.SplitSeq(strings.TrimPrefix(ref, "#/"), "/") {
+			at = at.(map[string]any)[name]
+		}
+		return m.resolve(at)
+	}
+	return schema
+}
+
+// jsonField is a field as encoding/json sees it.
+type jsonField struct {
+	pkg      string // in which its type stands
+	goType   ast.Expr
+	optional bool
+}
+
+// jsonFields are the struct's fields by their JSON names, those of embedded structs included.
+func jsonFields(t *testing.T, pkg string, typed *ast.StructType) map[string]jsonField {
+	fields := map[string]jsonField{}
+	for _, f := range typed.Fields.List {
+		if len(f.Names) == 0 {
+			from, name := pkg, ""
+			switch embedded := f.Type.(type) {
+			case *ast.SelectorExpr:
+				from, name = embedded.X.(*ast.Ident).Name, embedded.Sel.Name
+			case *ast.Ident:
+				name = embedded.Name
+			}
+			maps.Copy(fields, jsonFields(t, from, declared(t, from, name).(*ast.StructType)))
+			continue
+		}
+		require.NotNil(t, f.Tag, "%s.%s has no JSON name", pkg, f.Names[0])
+		tag := reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get("json")
+		name, options, _ := strings.Cut(tag, ",")
+		fields[name] = jsonField{pkg, f.Type, strings.Contains(options, "omitempty")}
+	}
+	return fields
+}
+
+// declared is what the package declares the type to be.
+func declared(t *testing.T, pkg, name string) ast.Expr {
+	files, err := filepath.Glob(filepath.Join(root, "internal", pkg, "*.go"))
+	require.NoError(t, err)
+	for _, path := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		for _, d := range file.Decls {
+			group, ok := d.(*ast.GenDecl)
+			if !ok {
+				continue
+			}
+			for _, s := range group.Specs {
+				if spec, ok := s.(*ast.TypeSpec); ok && spec.Name.Name == name {
+					return spec.Type
+				}
+			}
+		}
+	}
+	t.Fatalf("internal/%s declares no type %s", pkg, name)
+	return nil
 }

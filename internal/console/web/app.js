@@ -213,6 +213,7 @@ function drawIncidents() {
         at && el('span', { class: 'chip' }, `step ${at.name}`), time(i.opened, 'since')),
       title(i.key, i.link),
       el('p', { class: 'why' }, i.reason),
+      i.advice && el('p', { class: 'why' }, `The policy proposes nothing now: ${i.advice}`),
       evidence(i.evidence ?? []),
       el('ol', { class: 'steps' }, i.steps.map(step)),
       el('p', { class: 'fine' }, `rule ${i.rule} · incident ${i.handle}`));
