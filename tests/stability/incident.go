@@ -61,6 +61,7 @@ func (l *loop) walk(now time.Time) {
 	}
 	if l.act == nil && now.Sub(i.opened) >= closes && (l.fault == nil || l.now < l.fault.start || l.now >= l.fault.end+grace) {
 		l.advance(alert.Event{Resolved: true}, now)
+		l.told, l.fresh = nil, true // what comes next must begin anew
 	}
 }
 

@@ -65,6 +65,7 @@ type params struct {
 	judgeDelay time.Duration // mean extra delay of a score
 	wander     float64       // sd of the slow drift of ln cost between hours; quality's is a fifth
 	buckets    int           // of the baseline
+	codes      float64       // of a minute and arm that are stored; of busier traffic a fair sample of so many
 	spikes     float64       // benign bursts of dear calls a day, a minute each
 	benign     *change       // a lasting change that is no fault: another price, as good
 	fault      *change
@@ -85,7 +86,7 @@ func draw(r *rand.Rand) params {
 		rate: logUniform(0.01, 50), scored: logUniform(0.01, 1),
 		sigma: uniform(0.3, 1.2), scoreSD: uniform(0.05, 0.2), quality: uniform(0.75, 0.92),
 		lag: time.Duration(uniform(0, 10) * float64(time.Second)), judgeDelay: time.Duration(uniform(1, 20) * float64(time.Second)),
-		wander: uniform(0, 0.08), buckets: 12 + r.IntN(120), spikes: uniform(0, 6),
+		wander: uniform(0, 0.08), buckets: 12 + r.IntN(120), codes: 300, spikes: uniform(0, 6),
 		cheaper: model{uniform(0.2, 0.8), uniform(0.97, 1.02)}, better: model{uniform(1.2, 3), uniform(1, 1.05)},
 		provider: []string{"", "none", "major"}[r.IntN(3)],
 	}

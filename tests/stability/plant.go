@@ -131,10 +131,6 @@ type conditions struct {
 	arms    [2]arm     // what they are called
 }
 
-// codeCap is about how many codes of a minute and arm are kept; above it a fair sample of them is, so
-// that a month of busy traffic can be simulated.
-const codeCap = 600
-
 func (p *plant) conditions(perTick float64) conditions {
 	base := lnCost + p.wander*p.walk
 	quality := p.quality + p.wander/5*p.walkQ
@@ -165,7 +161,7 @@ func (p *plant) conditions(perTick float64) conditions {
 	perMinute := perTick * float64(time.Minute/tick)
 	for i, part := range []float64{1 - p.share, p.share} {
 		c.scale[i] = math.Exp(c.ln[i])
-		kept := codeCap / max(perMinute*part, codeCap)
+		kept := p.codes / max(perMinute*part, p.codes)
 		c.kept[i], c.scored[i] = share16(kept), share16(min(kept, scored))
 	}
 	return c

@@ -98,7 +98,7 @@ func each(n int, run func(i int) result) []result {
 // lasting changes for good reason.
 func quietPlants(n int, r rules) []result {
 	return each(n, func(i int) result {
-		return simulate(draw(rand.New(rand.NewPCG(11, uint64(i)))), uint64(i), r, 12*time.Hour)
+		return simulate(draw(rand.New(rand.NewPCG(11, uint64(i)))), uint64(i), r, 6*time.Hour)
 	})
 }
 
@@ -118,7 +118,7 @@ func faultPlants(n int, r rules) []result {
 // where it does not, and no automatic act there.
 func TestLoopIsStable(t *testing.T) {
 	t.Parallel()
-	n := 200 * size(t)
+	n := 2000 * size(t)
 	r := shipped(t)
 	quiet, faults := quietPlants(n, r), faultPlants(n, r)
 	printPages(t, quietPlants(n/8, asWritten(t)), quiet, faults)
@@ -315,12 +315,12 @@ func TestTable(t *testing.T) {
 	fmt.Fprintln(table, "requests/s\tscored\tpaged\tdetect p50 s\tp95 s\tacts\trelease p50 min\tp95 min\treversals\t")
 	for _, rate := range []float64{0.01, 0.05, 0.2, 0.5, 1, 5, 20, 50} {
 		for _, scored := range []float64{0.01, 0.1, 1} {
-			const n = 24
+			const n = 16
 			results := each(n, func(i int) result {
 				random := rand.New(rand.NewPCG(uint64(rate*1000), uint64(i)))
 				p := params{
 					rate: rate, scored: scored, sigma: 0.8, scoreSD: 0.1, quality: 0.85, judgeDelay: 3 * time.Second,
-					lag: time.Duration(random.Float64() * float64(4*time.Second)), wander: 0.03, buckets: 100, cheaper: model{0.3, 1}, better: model{2, 1},
+					lag: time.Duration(random.Float64() * float64(4*time.Second)), wander: 0.03, buckets: 100, codes: 3000, cheaper: model{0.3, 1}, better: model{2, 1},
 					fault: &change{
 						start: 15*time.Minute + time.Duration(random.Float64()*float64(time.Minute)), end: 75 * time.Minute,
 						cost: 3, quality: 0.8, volume: 1,

@@ -176,7 +176,7 @@ func (s *store) observe() (detect.Observation, bool) {
 
 // rolloutCodes is how many codes of a minute and arm a rollout is shown, evenly picked: it sorts them at
 // every look.
-const rolloutCodes = 128
+const rolloutCodes = 48
 
 // minutes are the rows by arm that a rollout sees at now.
 func (s *store) minutes(now time.Duration) []kpi.Minute {
