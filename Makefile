@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race lint fmt e2e soak bench-ingest bench-sweep bench-query bench-loop clean
+.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-loop clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ racy := ./internal/alert ./internal/config ./internal/console ./internal/detect 
 race: bin/gotestsum ## Run the tests of the concurrent packages under the race detector (needs a C compiler)
 	@mkdir -p bin/results
 	CGO_ENABLED=1 bin/gotestsum --format pkgname --jsonfile bin/results/race.json -- -race -short -timeout 14m $(racy)
+
+stability: ## Prove the loop stable in simulated time, and print the tables (two CPU-minutes)
+	go test ./tests/stability -count 1 -timeout 30m -v
 
 lint: bin/golangci-lint bin/workflowcheck ## Check style, import rules and the determinism of workflows
 	bin/golangci-lint run ./...

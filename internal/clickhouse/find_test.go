@@ -146,13 +146,15 @@ func testArrival(t *testing.T, s *Store) {
 	require.EqualValues(t, 300, number(t, s, "SELECT sum(outcomes) FROM sweep_1m WHERE tenant_id != ''"))
 }
 
-var rollups = []string{"kpi_1m", "quality_1m", "outcomes_1m", "sweep_1m"}
+var ordered = []string{
+	"kpi_1m", "kpi_1h", "kpi_1d", "quality_1m", "quality_1h", "quality_1d", "outcomes_1m", "outcomes_1h", "outcomes_1d", "sweep_1m",
+}
 
 // rolledUp is all that the rollups hold, in an order of its own: codes are kept in the order of arrival.
 func rolledUp(t *testing.T, s *Store) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	for _, table := range rollups {
+	for _, table := range ordered {
 		codes, err := collect(t.Context(), s, "SELECT name FROM system.columns WHERE database = currentDatabase() AND table = {table:String} AND type LIKE '%Array(Int16)%'",
 			[]any{ch.Named("table", table)}, func(rows driver.Rows, name *string) error { return rows.Scan(name) })
 		require.NoError(t, err)

@@ -327,6 +327,14 @@ const illZ = 3
 // of widely spread cost are otherwise called unwell by luck alone, for a quarter of an hour and more.
 const wellZ = 2
 
+// pageCost and pageQuality are the ratios to the baseline beyond which a key is paged (policies/alert.yaml).
+// Every page is about quality, so where that is provably back no page can begin, and cost keeps a flag on
+// only if it is provably beyond its own side of one: a price that moved for good is no fault that goes on.
+const (
+	pageCost    = 1.5
+	pageQuality = 0.85
+)
+
 // untreated judges the traffic that no flag touches, over the shortest run of minutes, at most 15, that
 // holds the minimum samples. A run of twice as many may say that it is well too: its noise is less, so a
 // key of widely spread costs is not kept waiting by bad luck.
@@ -357,10 +365,12 @@ func (r Rollout) judge(cost, quality kpi.Sample, b detect.Baseline) health {
 	if b.Quality > 0 {
 		qualityRatio = quality.Median / b.Quality
 	}
-	costZ := math.Log(costRatio) / detect.CostNoise(b, cost.N)
-	costWell := costRatio < r.Limits.ClearCost || costZ < wellZ
+	costNoise, qualityNoise := detect.CostNoise(b, cost.N), detect.QualityNoise(b, quality.N)
+	costZ := math.Log(costRatio) / costNoise
+	qualityZ := (1 - qualityRatio) * b.Quality / qualityNoise
 	qualityWell := qualityRatio > r.Limits.ClearQuality
-	qualityZ := (1 - qualityRatio) * b.Quality / detect.QualityNoise(b, quality.N)
+	qualityBack := qualityWell && (qualityRatio-pageQuality)*b.Quality > wellZ*qualityNoise
+	costWell := costRatio < r.Limits.ClearCost || costZ < wellZ || qualityBack && math.Log(costRatio/pageCost) < wellZ*costNoise
 	switch {
 	case costWell && qualityWell:
 		return isWell

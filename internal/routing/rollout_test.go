@@ -120,6 +120,32 @@ func TestRolloutRisesHoldsAndReleases(t *testing.T) {
 	require.False(t, act.Change, "an ended rollout does nothing")
 }
 
+// TestRolloutIsReleasedWhenOnlyThePriceStaysUp: a price that moved for good would hold a flag for a day
+// after quality is back. Cost beyond a page's own threshold still holds it, and so does quality that is
+// not back.
+func TestRolloutIsReleasedWhenOnlyThePriceStaysUp(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		after [2]float64
+		phase RolloutPhase
+	}{
+		"dearer for good, as good as ever": {[2]float64{1.35, 0.85}, Ended},
+		"still twice as dear":              {[2]float64{2, 0.85}, Holding},
+		"still worse":                      {[2]float64{1.35, 0.76}, Holding},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := world{rand: rand.New(rand.NewPCG(5, 1)), untreated: [2]float64{3, 0.68}, treated: [2]float64{0.4, 0.84}, perMinute: 1200}
+			r, _, now := run(t, Start(PlanRollout(20, DefaultLimits), DefaultLimits, CutCost, began), w, began, 15*time.Minute)
+			require.Equal(t, Holding, r.Phase)
+			w.untreated = c.after
+			r, _, _ = run(t, r, w, now, 20*time.Minute)
+			require.Equal(t, c.phase, r.Phase)
+			require.Zero(t, r.Reversals)
+		})
+	}
+}
+
 func TestRolloutIsTakenBackOnceWhenTheFaultReturns(t *testing.T) {
 	t.Parallel()
 	ill := [2]float64{3, 0.68}

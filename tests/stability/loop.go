@@ -2,159 +2,309 @@ package stability
 
 import (
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/alert"
 	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/routing"
-	"github.com/flyball-dev/flyball/internal/runbook"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
-// rules say what Facts are; the shipped ones are policies/alert.yaml.
+var key = usage.Key{Tenant: "t", Model: "usual"}
+
+// rules say what facts are and what is done about an incident: the policies.
 type rules struct {
-	judge    func(detect.Facts) detect.Level
+	alert    func(detect.Facts) detect.Level
+	act      func(policy.ActFacts) policy.Proposal
 	shortest bool // take the shortest window with the minimum samples, whatever its noise
+}
+
+// loop governs one plant as the workflows govern a key: sweep, alert loop, incident and decision, in
+// simulated time. Of the plant it sees what is stored, and it moves it by orders alone.
+type loop struct {
+	*plant
+	rules    rules
+	limits   routing.Limits
+	holds    alert.Holds
+	base     detect.Baseline
+	level    detect.Level  // what the last sweep found
+	finding  *detect.Facts // the facts of the last level that was told, "no data" apart
+	told     *told         // nil: no alert loop runs
+	alert    alert.State
+	incident *incident
+	act      *act
+	lastEnd  time.Time // of an act
+	orders   []order   // on their way to where they take effect
+	res      result
+}
+
+// told is what the sweep told the key's alert loop last.
+type told struct {
+	level detect.Level
+	at    time.Time
+}
+
+// order takes effect at its tick: it passes through an update, the store of flags and the gateways'
+// snapshots.
+type order struct {
+	due   int64
+	carry func()
+}
+
+// later gives an order that takes effect at the next tick or the one after.
+func (l *loop) later(carry func()) {
+	l.orders = append(l.orders, order{l.ticks + 1 + l.rand.Int64N(2), carry})
+}
+
+// simulate runs the loop over a plant for the given time, and on until no flag is on or four hours more
+// have passed.
+func simulate(p params, seed uint64, rule rules, length time.Duration) result {
+	l := &loop{
+		plant: newPlant(p, rand.New(rand.NewPCG(seed, 1))), rules: rule, limits: routing.DefaultLimits, holds: alert.DefaultHolds,
+		level: detect.None, res: result{params: p, detected: -1},
+	}
+	l.base = l.baseline(l.limits.Minimums)
+	if rule.shortest { // without the spread of single calls no window is known to be too noisy
+		l.base.LnCostSD, l.base.QualitySD = 0, 0
+	}
+	l.alert = alert.New(l.clock())
+	for l.now < length || l.act != nil && l.now < length+4*time.Hour {
+		l.step()
+		l.carryOut()
+		l.tick(l.clock())
+		if p.fault.excuses(l.now) {
+			l.res.faulty += tick
+		} else {
+			l.res.quiet += tick
+		}
+	}
+	if l.act != nil {
+		l.ended(l.act, "")
+	}
+	return l.res
+}
+
+func (l *loop) carryOut() {
+	due := l.orders
+	l.orders = nil
+	for _, o := range due {
+		if o.due <= l.ticks {
+			o.carry()
+		} else {
+			l.orders = append(l.orders, o)
+		}
+	}
+}
+
+// tick is what everybody does in one interval of the sweep.
+func (l *loop) tick(now time.Time) {
+	fact := l.sweep(now)
+	if fact != nil || l.alert.Phase != alert.Quiet {
+		l.advance(alert.Event{Fact: fact}, now)
+	}
+	if l.incident != nil {
+		l.walk(now)
+	}
+	if l.act != nil {
+		l.watch(now)
+	}
+}
+
+// sweep judges the key at the watermark, and returns what its alert loop is to hear: changes of level,
+// and the state of an open loop once a minute.
+func (l *loop) sweep(now time.Time) *alert.Fact {
+	active := detect.None
+	if l.told != nil {
+		active = l.told.level
+	}
+	o, seen := l.observe()
+	if !seen {
+		return nil
+	}
+	var facts detect.Facts
+	if l.fresh {
+		l.fresh = false
+		facts = detect.Assemble(o, l.base, l.limits.Minimums, active)
+		l.level = detect.None
+		if l.told != nil || detect.Candidate(facts) {
+			l.level = l.rules.alert(facts)
+		}
+	}
+	up := l.level == detect.Page || l.level == detect.Investigate
+	switch {
+	case l.told == nil && !up:
+		return nil
+	case l.told != nil && (l.level == l.told.level || l.level == detect.Inconclusive) && now.Sub(l.told.at) < time.Minute:
+		return nil
+	}
+	if facts.Tenant == "" {
+		facts = detect.Assemble(o, l.base, l.limits.Minimums, active)
+	}
+	if l.level != detect.Inconclusive {
+		l.finding = &facts
+	}
+	if l.told == nil || l.level != detect.Inconclusive {
+		l.fresh = l.fresh || l.told == nil || l.told.level != l.level // the next tick is judged from another level
+		l.told = &told{level: l.level}
+	}
+	l.told.at = now
+	return &alert.Fact{Tick: l.ticks, EvaluatedAt: epoch.Add(l.watermark), Level: l.level}
+}
+
+// advance steps the alert and carries out what follows.
+func (l *loop) advance(e alert.Event, now time.Time) {
+	var effects []alert.Effect
+	l.alert, effects = alert.Step(l.alert, e, l.holds, now)
+	for _, effect := range effects {
+		switch effect {
+		case alert.Fire:
+			l.incident = newIncident(l.alert.Peak, *l.finding, now)
+			l.raised(l.alert.Peak)
+		case alert.Escalate:
+			l.incident.level, l.incident.facts, l.incident.reconsider = detect.Page, *l.finding, true
+			l.raised(detect.Page)
+		case alert.Refire:
+			l.incident.facts, l.incident.reconsider = *l.finding, true
+		case alert.Resolve:
+			l.incident = nil
+			l.later(func() { l.scoreAll = l.incident != nil && l.incident.scoring })
+		}
+	}
+	if l.alert.Idle() && l.told != nil && l.told.level == detect.None {
+		l.told = nil
+	}
+}
+
+// flags tells the alert how many flags touch where calls go.
+func (l *loop) flags(n int) { l.advance(alert.Event{Flags: &n}, l.clock()) }
+
+// act is one decision with its flag on, or on its way there.
+type act struct {
+	deed
+	action  policy.Action
+	rollout routing.Rollout
+	on      bool  // the share last ordered is applied
+	since   int64 // the tick at which it was
+}
+
+// begin orders an act's first share.
+func (l *loop) begin(action policy.Action, plan routing.Plan, auto bool, now time.Time) {
+	goal, other := routing.CutCost, l.cheaper
+	if action == policy.Upgrade {
+		goal, other = routing.MendQuality, l.better
+	}
+	l.act = &act{action: action, rollout: routing.Start(plan, l.limits, goal, now), deed: deed{auto: auto, plan: plan, start: l.now}}
+	l.other = other
+	l.again()
+	l.apply(l.act, l.act.rollout.Share())
+}
+
+// apply orders a share. The rollout counts from when it is set, and is not watched meanwhile.
+func (l *loop) apply(a *act, share float64) {
+	a.on = false
+	l.later(func() {
+		l.share = share
+		if a.rollout.Phase == routing.Ended {
+			l.ended(a, a.rollout.Outcome)
+			return
+		}
+		a.on, a.since, a.rollout.Since = true, l.ticks, l.clock()
+		l.flags(1)
+		l.score()
+	})
+}
+
+// ended closes an act whose flag is off; without an outcome it is still on when the simulation ends.
+func (l *loop) ended(a *act, o routing.Outcome) {
+	a.end, a.outcome, a.reversals = l.now, o, a.rollout.Reversals
+	l.res.acts = append(l.res.acts, a.deed)
+	if o == "" {
+		return
+	}
+	l.act, l.lastEnd = nil, l.clock()
+	l.res.let = true
+	if l.incident != nil && o == routing.Reverted {
+		l.incident.reverted = append(l.incident.reverted, a.action)
+	}
+	l.flags(0)
+}
+
+// watch looks at the rollout every third tick.
+func (l *loop) watch(now time.Time) {
+	a := l.act
+	if !a.on || (l.ticks-a.since)%3 != 0 {
+		return
+	}
+	next, do := a.rollout.Step(routing.Observation{Minutes: l.minutes(l.now), Baseline: l.base}, now)
+	a.rollout = next
+	if do.Change {
+		l.apply(a, do.Share)
+	}
+}
+
+// deed is what became of an act.
+type deed struct {
+	auto       bool // without asking anybody
+	plan       routing.Plan
+	start, end time.Duration
+	outcome    routing.Outcome // empty: its flag is still on
+	reversals  int
 }
 
 // result is what the loop did to one plant.
 type result struct {
 	params
-	simulated  time.Duration
-	pages      []time.Duration // when a PAGE fired, or an incident escalated to one
-	falsePages int
-	detected   time.Duration // from the fault's start to the page, ingest lag included; −1: never
-	provable   bool
-	acts       int
-	unprovable int           // automatic acts where traffic could not prove them: must stay 0
-	reversals  int           // raised again after a release, within one fault
-	released   time.Duration // from the fault's end to the flag's removal; −1: never
-	outcome    routing.Outcome
-	heldAtEnd  bool // a flag is still on
+	faulty, quiet time.Duration // simulated: in a fault that pages and its grace, and outside
+	pages         []time.Duration
+	falsePages    int           // outside a fault that pages and its grace
+	detected      time.Duration // from the fault's start to the page, or the incident where none is due; −1: never
+	raisedAgain   int           // pages and acts of one fault after an act of it had ended
+	acts          []deed
+	let           bool // an act has ended since the last page or act
 }
 
-// simulate runs the whole loop over a plant for the given time.
-func simulate(p params, seed uint64, rule rules, limits routing.Limits, holds alert.Holds, length time.Duration) result {
-	r := rand.New(rand.NewPCG(seed, 1))
-	pl := newPlant(p, r)
-	base := pl.baseline(limits.Minimums)
-	if rule.shortest { // without the spread of single calls no window is known to be too noisy
-		base.LnCostSD, base.QualitySD = 0, 0
+// raised records an incident that opens at a level, or rises to it.
+func (l *loop) raised(level detect.Level) {
+	f := l.fault
+	due := f != nil && l.now >= f.start && l.now < f.end+grace
+	if due && l.res.detected < 0 && (level == detect.Page || !f.kind.pages()) {
+		l.res.detected = l.now - f.start
 	}
-	for range int(15 * time.Minute / tick) { // fill the windows
-		pl.step()
+	if level != detect.Page {
+		return
 	}
-	state := alert.New(pl.clock())
-	active := detect.None // the level the sweep last told
-	var rollout *routing.Rollout
-	var lastEnd time.Time
-	var walked []runbook.Done
-	res := result{params: p, detected: -1, released: -1}
-	start := pl.now
-	for tickNo := int64(1); pl.now-start < length; tickNo++ {
-		pl.step()
-		now := pl.clock()
-		var event alert.Event
-		if pl.fresh {
-			pl.fresh = false
-			f := detect.Assemble(pl.observe(), base, limits.Minimums, active)
-			level := detect.None
-			if detect.Candidate(f) {
-				level = rule.judge(f)
-			} else if !f.CostKnown && !f.QualityKnown {
-				level = detect.Inconclusive
-			}
-			event.Fact = &alert.Fact{Tick: tickNo, EvaluatedAt: now, Level: level}
-			if level != detect.Inconclusive {
-				active = level
-			}
-		} else if tickNo%12 == 0 { // nothing new: the minute's re-affirmation
-			event.Fact = &alert.Fact{Tick: tickNo, EvaluatedAt: now, Level: active}
-		}
-		inFault := p.fault != nil && pl.now >= p.fault.start && pl.now < p.fault.end+15*time.Minute
-		var effects []alert.Effect
-		if event.Fact != nil || state.Phase != alert.Quiet {
-			state, effects = alert.Step(state, event, holds, now)
-		}
-		paged := (slices.Contains(effects, alert.Fire) && state.Peak == detect.Page) || slices.Contains(effects, alert.Escalate)
-		if paged {
-			res.pages = append(res.pages, pl.now)
-			switch {
-			case !inFault:
-				res.falsePages++
-			case res.detected < 0:
-				res.detected = pl.now - p.fault.start + p.lag
-			}
-		}
-		if paged && rollout == nil {
-			plan := routing.PlanRollout(float64(pl.observe().Whole.Requests)/(14*60+float64(now.Second())), limits)
-			res.provable = plan.Provable
-			if plan.Provable && now.Sub(lastEnd) >= limits.CoolDown {
-				if p.rate*0.5*15*60 < float64(limits.Minimums.Cost) {
-					res.unprovable++
-				}
-				ro := routing.Start(plan, limits, routing.CutCost, now)
-				walked = nil
-				rollout = &ro
-				pl.share = ro.Share()
-				if res.acts++; res.acts > 1 && inFault {
-					res.reversals++
-				}
-				one := 1
-				state, _ = alert.Step(state, alert.Event{Flags: &one}, holds, now)
-			}
-		}
-		if rollout != nil {
-			walked = walk(walked, now.Sub(rollout.Started), now)
-			if len(walked) == 4 && runbook.Cause(walked) == "" { // T+10 and still unclear
-				if frozen, changed := rollout.Freeze(); changed {
-					rollout = &frozen
-				}
-			}
-		}
-		if rollout != nil && tickNo%3 == 0 {
-			before := rollout.Reversals
-			next, act := rollout.Step(routing.Observation{Minutes: pl.minutes(), Baseline: base}, now)
-			rollout = &next
-			if act.Change {
-				pl.share = act.Share
-			}
-			if next.Reversals > before && inFault {
-				res.reversals++
-			}
-			if next.Phase == routing.Ended {
-				res.outcome, lastEnd = next.Outcome, now
-				if p.fault != nil && pl.now >= p.fault.end && res.released < 0 {
-					res.released = pl.now - p.fault.end + p.lag
-				}
-				rollout = nil
-				none := 0
-				state, _ = alert.Step(state, alert.Event{Flags: &none}, holds, now)
-			}
-		}
+	l.res.pages = append(l.res.pages, l.now)
+	if !f.excuses(l.now) {
+		l.res.falsePages++
 	}
-	res.simulated = pl.now - start
-	res.heldAtEnd = rollout != nil
-	return res
+	l.again()
 }
 
-// walk takes the runbook's steps that are due after the incident's opening. The plant has no deployments,
-// its provider's page cannot be read, and its calls are as long as ever: the cause stays unclear, so at
-// T+10 an act that goes by itself is frozen at its share.
-func walk(done []runbook.Done, since time.Duration, now time.Time) []runbook.Done {
-	plan := runbook.Plan(1)
-	for len(done) < len(plan) && since >= plan[len(done)].After {
-		step := plan[len(done)]
-		var v runbook.Verdict
-		switch step.Name {
-		case runbook.T0:
-			v = runbook.JudgeChange(nil, nil, now)
-		case runbook.T2:
-			v = runbook.JudgeProvider(runbook.ProviderHealth{})
-		case runbook.T5:
-			v = runbook.JudgeCompletion(runbook.Completion{Now: 1, Before: 1, Calls: 100}, 50)
-		}
-		done = append(done, runbook.Done{Step: step, At: now, Verdict: v})
+// again counts a page or an act that follows an act's end within one fault.
+func (l *loop) again() {
+	if l.res.let && l.fault.excuses(l.now) {
+		l.res.raisedAgain++
 	}
-	return done
+	l.res.let = false
+}
+
+// reversals are the changes of mind about one fault: releases taken back, and what was raised again.
+func (r *result) reversals() int {
+	n := r.raisedAgain
+	for _, d := range r.acts {
+		n += d.reversals
+	}
+	return n
+}
+
+// automatic are the acts that nobody was asked about.
+func (r *result) automatic() int {
+	n := 0
+	for _, d := range r.acts {
+		if d.auto {
+			n++
+		}
+	}
+	return n
 }

@@ -1,5 +1,5 @@
-// Package stability proves, in simulated time, that detection, alert lifecycle and rollout together
-// make a loop that does not page without cause, does not oscillate, and lets go in time.
+// Package stability proves, in simulated time, that detection, alert lifecycle, runbook and rollout
+// together make a loop that does not page without cause, does not oscillate, and lets go in time.
 package stability
 
 import (
@@ -10,7 +10,6 @@ import (
 
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/kpi"
-	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 // tick is the sweep's interval.
@@ -19,121 +18,215 @@ const tick = 5 * time.Second
 // epoch is when every simulation begins.
 var epoch = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 
-// fault is a provider fault that ends: it multiplies the cost and the quality of untreated calls.
-type fault struct {
-	start, end time.Duration
-	ramp       time.Duration // a drift reaches its full size only after this; 0 is a step
-	cost       float64
-	quality    float64
-}
-
-// at is how much of the fault there is, 0 to 1.
-func (f fault) at(t time.Duration) float64 {
-	switch {
-	case t < f.start || t >= f.end:
-		return 0
-	case f.ramp > 0:
-		return math.Min(1, float64(t-f.start)/float64(f.ramp))
-	}
-	return 1
-}
-
-// params are one key's traffic.
-type params struct {
-	rate       float64 // calls a second
-	scored     float64 // share of calls that get a score
-	sigma      float64 // of ln cost
-	scoreSD    float64
-	quality    float64       // mean score
-	lag        time.Duration // from call to stored row
-	judgeDelay time.Duration // mean extra delay of a score
-	wander     float64       // sd of the slow drift of ln cost between hours; quality's is a fifth
-	buckets    int           // of the baseline
-	spikes     float64       // benign bursts of dear calls a day, a minute each
-	benign     fault         // a change that is no fault: cost alone
-	fault      *fault
-	altCost    float64 // cost of the model that treated calls go to, against the usual
-	altQuality float64
-}
-
 // lnCost is the plant's usual median: a tenth of a cent.
 var lnCost = math.Log(1e9)
 
-// draw makes a random plant within the stated ranges.
-func draw(r *rand.Rand) params {
-	logUniform := func(lo, hi float64) float64 { return lo * math.Exp(r.Float64()*math.Log(hi/lo)) }
-	uniform := func(lo, hi float64) float64 { return lo + r.Float64()*(hi-lo) }
-	p := params{
-		rate: logUniform(0.01, 50), scored: logUniform(0.01, 1),
-		sigma: uniform(0.3, 1.2), scoreSD: uniform(0.05, 0.2), quality: uniform(0.75, 0.92),
-		lag: time.Duration(uniform(0, 10) * float64(time.Second)), judgeDelay: time.Duration(uniform(1, 20) * float64(time.Second)),
-		wander: uniform(0, 0.08), buckets: 12 + r.IntN(120), spikes: uniform(0, 6),
-		altCost: uniform(0.2, 0.8), altQuality: uniform(0.97, 1.02),
-	}
-	if r.IntN(3) == 0 { // a third of the plants change for good reason: dearer, as good
-		p.benign = fault{
-			start: time.Duration(uniform(1, 3) * float64(time.Hour)), end: 1 << 62,
-			ramp: time.Duration(uniform(0, 1) * float64(time.Hour)), cost: uniform(0.7, 1.4), quality: 1,
-		}
-	}
-	return p
-}
-
-// drawFault makes a fault of the kind that must page.
-func drawFault(r *rand.Rand, start time.Duration) *fault {
-	f := &fault{start: start, cost: 1.8 + 3.2*r.Float64(), quality: 0.5 + 0.3*r.Float64()}
-	f.end = f.start + time.Duration(30+r.IntN(90))*time.Minute
-	if r.IntN(3) == 0 {
-		f.ramp = time.Duration(5+r.IntN(15)) * time.Minute
-	}
-	return f
-}
-
-const (
-	slots    = 16  // minutes kept: the longest window and the current one
-	codeCap  = 256 // codes kept per minute and arm, so that a month of busy traffic can be simulated
-	lateness = 64  // ticks ahead that a score may arrive
-)
-
-type arm int
-
-const (
-	untreated arm = iota
-	treated
-)
-
-type minute struct {
-	index    int64
-	requests [2]int64
-	spend    float64
-	costs    [2][]int16
-	scores   [2][]int16
-}
-
-type lateScore struct {
-	arm  arm
-	code int16
-}
-
-// plant is one key's traffic as the store shows it at the ingest watermark.
+// plant is one key's traffic: calls, their scores, and their way into the store. What nobody may see
+// yet is under way; all that the loop sees is the store.
 type plant struct {
 	params
-	rand   *rand.Rand
-	now    time.Duration
-	share  float64 // treated
-	ring   [slots]minute
-	late   [lateness][]lateScore
-	walk   float64 // slow drift of ln cost, in its own deviations
-	walkQ  float64
-	spike  time.Duration                  // until when a benign spike lasts
-	fresh  bool                           // something was stored since the last observation
-	costs  [len(detect.Windows)]histogram // of untreated calls, by window
-	scores [len(detect.Windows)]histogram // shifted into the histogram's range
+	store
+	rand     *rand.Rand
+	ticks    int64
+	now      time.Duration
+	share    float64 // that gateways send to other
+	other    model
+	scoreAll bool
+	walk     float64 // slow drift of ln cost, in its own deviations
+	walkQ    float64
+	spike    time.Duration // until when a benign burst lasts
+	spread   []float64     // e^(sigma·z) for each z of normal
+	underWay [ahead]delivery
+	landed   [8]int64 // by tick, modulo: the tick at which all its calls are stored
+}
+
+// ahead is how many ticks after its call a score may be stored at the latest.
+const ahead = 80
+
+// delivery is what is stored at one tick.
+type delivery struct {
+	counts []count
+	costs  []record
+	scores []record
+}
+
+type count struct {
+	minute   int64
+	requests [arms]int64
+	spend    float64
+}
+
+type record struct {
+	minute int64
+	arm    arm
+	code   int16
 }
 
 func newPlant(p params, r *rand.Rand) *plant {
-	return &plant{params: p, rand: r, walk: r.NormFloat64(), walkQ: r.NormFloat64()}
+	pl := &plant{params: p, store: newStore(), rand: r, walk: r.NormFloat64(), walkQ: r.NormFloat64(), spread: make([]float64, len(normal))}
+	for i, z := range normal {
+		pl.spread[i] = math.Exp(p.sigma * z)
+	}
+	return pl
 }
+
+// normal are the quantiles of the standard normal distribution, so that one random number draws a value
+// from it by its index: a busy month has hundreds of millions of calls.
+var normal = func() (z [1 << 14]float64) {
+	for i := range z {
+		z[i] = math.Sqrt2 * math.Erfinv(2*(float64(i)+0.5)/float64(len(z))-1)
+	}
+	return z
+}()
+
+// step advances one tick: calls are made, and what has been under way long enough is stored.
+func (p *plant) step() {
+	p.ticks++
+	p.now += tick
+	if p.ticks%12 == 0 {
+		p.drift()
+	}
+	if p.rand.Float64() < p.spikes*tick.Hours()/24 {
+		p.spike = p.now + time.Minute
+	}
+	// A call is made somewhere in the tick and takes the lag to be stored: some calls of a tick are
+	// seen one sweep earlier than the others.
+	lag := min(float64(p.lag)*(0.5+p.rand.Float64()), float64(10*time.Second)) / float64(tick)
+	whole := math.Floor(lag)
+	rate := p.rate * (1 + p.fault.at(p.now)*(p.volume()-1)) * tick.Seconds()
+	early := poisson(p.rand, rate*(1-(lag-whole)))
+	late := poisson(p.rand, rate*(lag-whole))
+	if early+late > 0 {
+		c := p.conditions(rate)
+		p.calls(early, int64(whole), c)
+		p.calls(late, int64(whole)+1, c)
+	}
+	p.landed[p.ticks%int64(len(p.landed))] = p.ticks + int64(math.Ceil(lag))
+	p.deliver()
+}
+
+func (p *plant) volume() float64 {
+	if p.fault == nil {
+		return 1
+	}
+	return p.fault.volume
+}
+
+// drift moves the slow part of cost and quality by a minute; it forgets itself within an hour.
+func (p *plant) drift() {
+	decay := math.Exp(-1.0 / 60)
+	p.walk = decay*p.walk + math.Sqrt(1-decay*decay)*p.rand.NormFloat64()
+	p.walkQ = decay*p.walkQ + math.Sqrt(1-decay*decay)*p.rand.NormFloat64()
+}
+
+// conditions are what the calls of one tick have in common.
+type conditions struct {
+	minute  int64
+	treated uint64     // in 65536ths, as all shares here
+	kept    [2]uint64  // whose cost code is kept, of untreated and treated calls
+	scored  [2]uint64  // and whose score is
+	ln      [2]float64 // their median ln cost
+	scale   [2]float64 // e^ln
+	score   [2]float64 // their mean score
+	arms    [2]arm     // what they are called
+}
+
+func (p *plant) conditions(perTick float64) conditions {
+	base := lnCost + p.wander*p.walk
+	quality := p.quality + p.wander/5*p.walkQ
+	if w := p.benign.at(p.now); w > 0 {
+		base += w * math.Log(p.benign.cost)
+	}
+	ill, illQ := base, quality
+	if p.now < p.spike {
+		ill += math.Log(3)
+	}
+	if w := p.fault.at(p.now); w > 0 {
+		ill += w * math.Log(p.fault.cost)
+		illQ *= 1 - w*(1-p.fault.quality)
+	}
+	c := conditions{
+		minute: int64((p.now - tick) / time.Minute), treated: share16(p.share),
+		ln: [2]float64{ill, base}, score: [2]float64{illQ, quality}, arms: [2]arm{untouched, treated},
+	}
+	scored := p.scored
+	if p.scoreAll {
+		scored = 1
+	}
+	if p.share > 0 {
+		c.arms[0] = holdback
+		c.ln[1] += math.Log(p.other.cost)
+		c.score[1] *= p.other.quality
+	}
+	perMinute := perTick * float64(time.Minute/tick)
+	for i, part := range []float64{1 - p.share, p.share} {
+		c.scale[i] = math.Exp(c.ln[i])
+		kept := p.codes / max(perMinute*part, p.codes)
+		c.kept[i], c.scored[i] = share16(kept), share16(min(kept, scored))
+	}
+	return c
+}
+
+func share16(share float64) uint64 { return uint64(math.Round(share * 65536)) }
+
+// calls makes n calls that are stored so many ticks later. One random number serves a call: 14 bits
+// each for its cost and what is kept of it.
+func (p *plant) calls(n int, delay int64, c conditions) {
+	if n == 0 {
+		return
+	}
+	to := &p.underWay[(p.ticks+delay)%ahead]
+	sum := count{minute: c.minute}
+	for range n {
+		bits := p.rand.Uint64()
+		side := 0
+		if bits&0xffff < c.treated {
+			side = 1
+		}
+		z := bits >> 50
+		sum.requests[c.arms[side]]++
+		sum.spend += c.scale[side] * p.spread[z]
+		if bits>>16&0xffff < c.kept[side] {
+			code := int16(math.Round((c.ln[side] + p.sigma*normal[z]) / math.Ln2 * 100))
+			to.costs = append(to.costs, record{c.minute, c.arms[side], code})
+		}
+		if bits>>32&0xffff < c.scored[side] {
+			p.judge(c.arms[side], c.score[side], delay)
+		}
+	}
+	to.counts = append(to.counts, sum)
+}
+
+// judge scores a call: after a while, and the score is stored as late as calls are.
+func (p *plant) judge(a arm, mean float64, lag int64) {
+	score := max(0, min(1, mean+p.scoreSD*normal[p.rand.Uint64()>>50]))
+	done := p.ticks + min(1+int64(p.rand.ExpFloat64()*float64(p.judgeDelay)/float64(tick)), ahead-4)
+	to := &p.underWay[(done+lag)%ahead]
+	to.scores = append(to.scores, record{int64(time.Duration(done-1) * tick / time.Minute), a, kpi.QualityCode(score)})
+}
+
+// deliver stores what arrives at this tick, and moves the watermark: everything before it is stored.
+func (p *plant) deliver() {
+	d := &p.underWay[p.ticks%ahead]
+	for _, c := range d.counts {
+		p.addCount(c)
+	}
+	for _, r := range d.costs {
+		p.addCost(r)
+	}
+	for _, r := range d.scores {
+		p.addScore(r)
+	}
+	d.counts, d.costs, d.scores = d.counts[:0], d.costs[:0], d.scores[:0]
+	next := int64(p.watermark/tick) + 1
+	for next <= p.ticks && p.landed[next%int64(len(p.landed))] <= p.ticks {
+		p.advance(time.Duration(next) * tick)
+		next++
+	}
+}
+
+// clock is the time now.
+func (p *plant) clock() time.Time { return epoch.Add(p.now) }
 
 // baseline is what the hourly job would have stored: medians of buckets of the plant's own noise.
 func (p *plant) baseline(min detect.Minimums) detect.Baseline {
@@ -168,184 +261,20 @@ func (p *plant) baseline(min detect.Minimums) detect.Baseline {
 	return b
 }
 
-// step advances one tick: calls arrive, scores of earlier calls arrive late.
-func (p *plant) step() {
-	p.now += tick
-	const hour = float64(time.Hour)
-	decay := math.Exp(-float64(tick) / hour) // the drift forgets itself within an hour
-	p.walk = decay*p.walk + math.Sqrt(1-decay*decay)*p.rand.NormFloat64()
-	p.walkQ = decay*p.walkQ + math.Sqrt(1-decay*decay)*p.rand.NormFloat64()
-	if p.rand.Float64() < p.spikes*tick.Hours()/24 {
-		p.spike = p.now + time.Minute
-	}
-	m := p.minute()
-	base := lnCost + p.wander*p.walk
-	quality := p.quality + p.wander/5*p.walkQ
-	if w := p.benign.at(p.now); w > 0 {
-		base += w * math.Log(p.benign.cost)
-	}
-	ill, illQ := base, quality
-	if p.now < p.spike {
-		ill += math.Log(3)
-	}
-	if p.fault != nil {
-		w := p.fault.at(p.now)
-		ill += w * math.Log(p.fault.cost)
-		illQ *= 1 - w*(1-p.fault.quality)
-	}
-	slot := int(p.now/tick) % lateness
-	for _, s := range p.late[slot] {
-		p.fresh = true
-		if len(m.scores[s.arm]) < codeCap {
-			m.scores[s.arm] = append(m.scores[s.arm], s.code)
-			if s.arm == untreated {
-				for w := range p.scores {
-					p.scores[w].add(s.code+histogramFrom, 1)
-				}
-			}
-		}
-	}
-	p.late[slot] = p.late[slot][:0]
-	for range poisson(p.rand, p.rate*tick.Seconds()) {
-		p.fresh = true
-		a, cost, score := untreated, ill, illQ
-		if p.share > 0 && p.rand.Float64() < p.share {
-			a, cost, score = treated, base+math.Log(p.altCost), quality*p.altQuality
-		}
-		ln := cost + p.sigma*p.rand.NormFloat64()
-		m.requests[a]++
-		m.spend += math.Exp(ln)
-		if len(m.costs[a]) < codeCap {
-			code := int16(math.Round(ln / math.Ln2 * 100))
-			m.costs[a] = append(m.costs[a], code)
-			if a == untreated {
-				for w := range p.costs {
-					p.costs[w].add(code, 1)
-				}
-			}
-		}
-		if p.share > 0 || p.rand.Float64() < p.scored {
-			delay := min(1+int(p.rand.ExpFloat64()*float64(p.judgeDelay)/float64(tick)), lateness-1)
-			to := (slot + delay) % lateness
-			v := math.Max(0, math.Min(1, score+p.scoreSD*p.rand.NormFloat64()))
-			p.late[to] = append(p.late[to], lateScore{a, kpi.QualityCode(v)})
-		}
-	}
-}
-
-// minute is the slot of the current minute, emptied when it still holds an older one.
-func (p *plant) minute() *minute {
-	i := int64(p.now / time.Minute)
-	m := &p.ring[i%slots]
-	if m.index != i {
-		p.fresh = true
-		for w, length := range detect.Windows {
-			gone := &p.ring[((i-int64(length))%slots+slots)%slots]
-			for _, c := range gone.costs[untreated] {
-				p.costs[w].add(c, -1)
-			}
-			for _, c := range gone.scores[untreated] {
-				p.scores[w].add(c+histogramFrom, -1)
-			}
-		}
-		for a := range 2 {
-			m.costs[a], m.scores[a] = m.costs[a][:0], m.scores[a][:0]
-		}
-		m.index, m.requests, m.spend = i, [2]int64{}, 0
-	}
-	return m
-}
-
-// observe is the sweep's row of the key.
-func (p *plant) observe() detect.Observation {
-	o := detect.Observation{Key: usage.Key{Tenant: "t", Model: "m"}}
-	current := int64(p.now / time.Minute)
-	for back := range int64(detect.Windows[len(detect.Windows)-1]) {
-		if m := &p.ring[((current-back)%slots+slots)%slots]; m.index == current-back {
-			o.Whole.Requests += m.requests[untreated] + m.requests[treated]
-			switch back {
-			case 0:
-				o.SpendLastPico = m.spend * detect.SpendScale(p.now%time.Minute)
-			case 1:
-				o.SpendLastPico = math.Max(o.SpendLastPico, m.spend)
-			}
-		}
-	}
-	for w := range detect.Windows {
-		c, q := &p.costs[w], &p.scores[w]
-		o.Windows[w] = detect.Window{CostN: c.n, LnCost: kpi.LnCost(float64(c.median())), QualityN: q.n, Quality: kpi.Score(float64(q.median() - histogramFrom))}
-	}
-	return o
-}
-
-// histogram counts codes, so that a window's median costs a scan and not a sort.
-type histogram struct {
-	n      int
-	coarse [64]int32
-	fine   [64 * 64]int32
-}
-
-// histogramFrom is the least code that a histogram tells apart; the plant's costs are far above it.
-const histogramFrom = 1000
-
-func (h *histogram) add(code int16, by int32) {
-	i := max(0, min(int(code)-histogramFrom, len(h.fine)-1))
-	h.n += int(by)
-	h.fine[i] += by
-	h.coarse[i/64] += by
-}
-
-// median is the lower median, as the store takes it.
-func (h *histogram) median() int16 {
-	if h.n == 0 {
-		return 0
-	}
-	rank := int32((h.n - 1) / 2)
-	i := 0
-	for rank >= h.coarse[i] {
-		rank -= h.coarse[i]
-		i++
-	}
-	for i *= 64; rank >= h.fine[i]; i++ {
-		rank -= h.fine[i]
-	}
-	return int16(i + histogramFrom)
-}
-
-// minutes are the rows by arm, for the rollout.
-func (p *plant) minutes() []kpi.Minute {
-	var out []kpi.Minute
-	current := int64(p.now / time.Minute)
-	for back := int64(slots - 1); back >= 0; back-- {
-		m := &p.ring[((current-back)%slots+slots)%slots]
-		if m.index != current-back {
-			continue
-		}
-		for a, name := range []usage.Arm{usage.Holdback, usage.Treated} {
-			if m.requests[a] > 0 || len(m.scores[a]) > 0 {
-				out = append(out, kpi.Minute{
-					Start: epoch.Add(time.Duration(m.index) * time.Minute), Arm: name,
-					Requests: m.requests[a], CostCodes: m.costs[a], QualityCodes: m.scores[a],
-				})
-			}
-		}
-	}
-	return out
-}
-
-func (p *plant) clock() time.Time { return epoch.Add(p.now) }
-
 // poisson draws a count; large means by the normal approximation.
 func poisson(r *rand.Rand, mean float64) int {
 	if mean > 30 {
 		return max(0, int(math.Round(mean+math.Sqrt(mean)*r.NormFloat64())))
 	}
-	limit, k, p := math.Exp(-mean), 0, 1.0
-	for {
-		if p *= r.Float64(); p <= limit {
+	k, p := 0, r.Float64()
+	if p < 1-mean { // e^-mean is more: most ticks of a quiet key end here
+		return 0
+	}
+	for limit := math.Exp(-mean); ; k++ {
+		if p <= limit {
 			return k
 		}
-		k++
+		p *= r.Float64()
 	}
 }
 
