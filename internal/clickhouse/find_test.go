@@ -105,7 +105,7 @@ func testArrival(t *testing.T, s *Store) {
 	prices, err := book.Default()
 	require.NoError(t, err)
 	sent := func(spansFirst bool) map[string]string {
-		for _, table := range append([]string{"spans", "quality", "outcomes"}, rollups...) {
+		for _, table := range append([]string{"spans", "quality", "outcomes"}, ordered...) {
 			require.NoError(t, s.conn.Exec(t.Context(), "TRUNCATE TABLE "+table))
 		}
 		i, err := ingest.Open(ingest.Options{Dir: t.TempDir(), Sink: s, Book: prices, Logger: slog.New(slog.DiscardHandler)})
