@@ -234,7 +234,7 @@ func TestLiteLLMBadEntries(t *testing.T) {
 		{name: "no tenant", changes: map[string]string{"metadata": "null"}, field: "tenant_id", reason: "is missing"},
 		{name: "arm", changes: map[string]string{"metadata": `{"user_api_key_team_id":"a","requester_metadata":{"flyball.arm":"left"}}`}, field: "metadata.requester_metadata.flyball.arm", reason: "holdback"},
 		{name: "not an object", body: "7", reason: "must be an object"},
-		{name: "UTF-8", body: "{\"id\":\"\xff\"}", reason: "not valid UTF-8"},
+		{name: "UTF-8", body: "{\"id\":\"\xff\"}", field: "id", reason: "not valid UTF-8"},
 		{name: "bomb", body: `{"messages":` + strings.Repeat(`[`, 1_000_000), reason: "nested deeper"},
 		{name: "cut off", body: `{"id":"a"`, reason: "expected"},
 	} {
