@@ -109,6 +109,7 @@ func faultPlants(n int, r rules) []result {
 		random := rand.New(rand.NewPCG(12, uint64(i)))
 		p := draw(random)
 		p.fault = drawFault(random, share[i%len(share)], time.Hour)
+		p.useless = random.IntN(8) == 0
 		return simulate(p, uint64(i), r, p.fault.end+time.Hour)
 	})
 }
@@ -176,17 +177,20 @@ func gathers(p params, plan routing.Plan) bool {
 }
 
 // latestEnd is when an act must have ended. One that traffic can prove ends within 20 minutes of the
-// fault, or of its own beginning if that was later. One that traffic cannot prove is held as long as
-// the product says, and then walks down its steps.
+// fault, or of its own beginning if that was later, and one that is not proved once it has waited for its
+// proof. One that traffic cannot prove is held as long as the product says, and then walks down its steps.
 func latestEnd(d deed, fault *change) time.Duration {
 	l := routing.DefaultLimits
+	const looks = 5 * tick // until an order is given and has taken effect
 	if !d.plan.Provable {
-		const looks = 5 * tick // until an order is given and has taken effect
 		return d.start + l.UnprovenHold + time.Duration(len(d.plan.Steps)+1)*(l.Dwell+looks)
 	}
 	over := d.start
 	if fault != nil {
 		over = max(over, fault.end)
+	}
+	if d.outcome == routing.Reverted { // it was not proved at one of its steps
+		return min(over+20*time.Minute, d.start+time.Duration(len(d.plan.Steps))*(l.StepWait+looks))
 	}
 	return over + 20*time.Minute
 }
