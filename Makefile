@@ -39,7 +39,7 @@ race: bin/gotestsum ## Run the tests of the concurrent packages under the race d
 	@mkdir -p bin/results
 	CGO_ENABLED=1 bin/gotestsum --format pkgname --jsonfile bin/results/race.json -- -race -short -timeout 14m $(racy)
 
-stability: ## Prove the loop stable in simulated time, and print the tables (two CPU-minutes)
+stability: ## Prove the loop stable in simulated time, and print the tables (two minutes of CPU)
 	go test ./tests/stability -count 1 -timeout 30m -v
 
 lint: bin/golangci-lint bin/workflowcheck ## Check style, import rules and the determinism of workflows

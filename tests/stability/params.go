@@ -71,6 +71,7 @@ type params struct {
 	fault      *change
 	cheaper    model         // what a downgrade serves
 	better     model         // what an upgrade serves
+	useless    bool          // the fault takes the other models along: an act then mends nothing
 	answers    time.Duration // after which a person approves what asks; 0: nobody is there
 	provider   string        // its status page's indicator; empty: it cannot be read
 }

@@ -153,7 +153,11 @@ func (p *plant) conditions(perTick float64) conditions {
 	if p.scoreAll {
 		scored = 1
 	}
-	if p.share > 0 {
+	switch {
+	case p.share == 0:
+	case p.useless:
+		c.arms[0], c.ln[1], c.score[1] = holdback, ill, illQ
+	default:
 		c.arms[0] = holdback
 		c.ln[1] += math.Log(p.other.cost)
 		c.score[1] *= p.other.quality
