@@ -329,14 +329,20 @@ func (s *sweep) due(h *held, level detect.Level, now time.Time) bool {
 
 func up(l detect.Level) bool { return l == detect.Investigate || l == detect.Page }
 
-// tell gives each finding to its key's loop. A finding starts a loop; a NONE never does.
+// tell gives each finding to its key's loop. A finding starts a loop, unless it was judged by the thresholds that
+// hold a level: once a person has resolved a page, the next tick judges the key anew, by those that enter one.
 func (s *sweep) tell(ctx context.Context, findings []detect.Finding, now time.Time) error {
 	var mu sync.Mutex
 	var group errgroup.Group // one loop that cannot be told does not keep the others from hearing
 	group.SetLimit(tellers)
-	for _, f := range findings {
+	starts := make([]bool, len(findings))
+	for i, f := range findings {
+		h := s.held[f.Key]
+		starts[i] = up(f.Verdict.Level) && (h == nil || !up(h.level))
+	}
+	for i, f := range findings {
 		group.Go(func() error {
-			gone, err := s.Loops.Tell(ctx, contract.FactsMessage{Finding: f, Epoch: s.epoch}, s.request.Tuning, up(f.Verdict.Level))
+			gone, err := s.Loops.Tell(ctx, contract.FactsMessage{Finding: f, Epoch: s.epoch}, s.request.Tuning, starts[i])
 			if err != nil {
 				return err
 			}

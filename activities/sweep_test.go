@@ -206,7 +206,21 @@ func (p *plant) see(t *testing.T, after time.Duration, traffic ...detect.Observa
 }
 
 func page(k usage.Key) told { return told{key: k, level: detect.Page, start: true, epoch: "first"} }
+
+// kept is a page that was judged by what holds one: it starts no loop.
+func kept(k usage.Key) told { return told{key: k, level: detect.Page, epoch: "first"} }
 func none(k usage.Key) told { return told{key: k, level: detect.None, epoch: "first"} }
+
+// A person resolved the page although the cost stays up: what would hold a page does not raise it again.
+func TestSweepForgetsAResolvedPage(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	require.Equal(t, []told{page(opus)}, p.see(t, 0, ill(opus)))
+	delete(p.loops.running, opus)
+	require.Equal(t, []told{kept(opus)}, p.see(t, time.Minute, seen(opus, 1.3, 0.97)))
+	require.Empty(t, p.see(t, 65*time.Second, seen(opus, 1.3, 0.97)))
+	require.Equal(t, []told{page(opus)}, p.see(t, 70*time.Second, ill(opus)), "a new breach does")
+}
 
 func TestSweepTellsChangesOfLevel(t *testing.T) {
 	t.Parallel()
@@ -231,7 +245,7 @@ func TestSweepTellsChangesOfLevel(t *testing.T) {
 		"a key of which nothing is known has none either": {ticks: []tick{{0, mute(opus), nil}}},
 		"an investigation that becomes a page is told": {ticks: []tick{
 			{0, dear(opus), []told{{key: opus, level: detect.Investigate, start: true, epoch: "first"}}},
-			{5 * second, ill(opus), []told{page(opus)}},
+			{5 * second, ill(opus), []told{kept(opus)}},
 		}},
 		"a recovery is told, and starts nothing": {ticks: []tick{
 			{0, ill(opus), []told{page(opus)}},
@@ -256,17 +270,17 @@ func TestSweepTellsChangesOfLevel(t *testing.T) {
 		"a state that stays is told again within a minute": {ticks: []tick{
 			{0, ill(opus), []told{page(opus)}},
 			{59 * second, ill(opus), nil},
-			{60 * second, ill(opus), []told{page(opus)}},
+			{60 * second, ill(opus), []told{kept(opus)}},
 			{65 * second, well(opus), []told{none(opus)}},
 			{124 * second, well(opus), nil},
 			{125 * second, well(opus), []told{none(opus)}},
 		}},
 		"a loop that runs already is told at once where it differs or not": {running: detect.Page, ticks: []tick{
-			{0, ill(opus), []told{page(opus)}},
+			{0, ill(opus), []told{kept(opus)}},
 			{5 * second, ill(opus), nil},
 		}},
 		"the level of a loop that runs already decides what holds": {running: detect.Page, ticks: []tick{
-			{0, seen(opus, 1.3, 0.97), []told{page(opus)}},
+			{0, seen(opus, 1.3, 0.97), []told{kept(opus)}},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -370,9 +384,9 @@ func TestSweepMutesThePseudoKey(t *testing.T) {
 	require.Equal(t, []told{page(opus)}, p.see(t, 5*time.Second, ill(opus), ill(whole)))
 	muted := told{key: whole, level: detect.Inconclusive, epoch: "first"}
 	require.Empty(t, p.see(t, 10*time.Second, ill(opus), ill(whole)), "a key says the same and more")
-	require.Equal(t, []told{muted, page(opus)}, p.see(t, time.Minute+10*time.Second, ill(opus), ill(whole)),
+	require.Equal(t, []told{muted, kept(opus)}, p.see(t, time.Minute+10*time.Second, ill(opus), ill(whole)),
 		"that is no recovery, and starts no loop")
-	require.Equal(t, []told{muted, page(opus)}, p.see(t, 3*time.Minute, ill(opus), well(whole)),
+	require.Equal(t, []told{muted, kept(opus)}, p.see(t, 3*time.Minute, ill(opus), well(whole)),
 		"nor is what cannot be told apart from it")
 	anybody := usage.Key{Tenant: other.Tenant, Model: usage.AnyModel}
 	p.baselines[anybody] = usual(anybody)
@@ -550,7 +564,7 @@ func TestSweepTellsEveryLoopThatTheFlagsAreLost(t *testing.T) {
 	p.loops.deaf[haiku] = errAway
 	p.store.traffic = []detect.Observation{ill(opus), ill(haiku), well(other)}
 	require.ErrorIs(t, p.tick(t.Context(), now.Add(15*time.Second)), errAway)
-	second := func(k usage.Key) told { return told{key: k, level: detect.Page, start: true, epoch: "second"} }
+	second := func(k usage.Key) told { return told{key: k, level: detect.Page, epoch: "second"} }
 	require.Equal(t, []told{second(haiku), second(opus)}, p.loops.heard())
 
 	delete(p.loops.deaf, haiku)
