@@ -116,13 +116,17 @@ func (i *Ingest) backlogged() bool { return i.spool.backlog(i.cursor.Load()) > 0
 // frozen reports whether an earlier run left a batch that may have been inserted.
 func (i *Ingest) frozen() bool { return i.spool.state.Next > i.spool.state.Cursor }
 
-// drain inserts one batch: freeze its range, insert it until that succeeds, move on.
+// drain inserts one batch: freeze its range, insert it until that succeeds, move on. While the store works on it
+// the next one is read.
 func (i *Ingest) drain(ctx context.Context) error {
 	b, err := i.freeze(ctx)
 	if err != nil {
 		return err
 	}
-	if err := i.insert(ctx, b); err != nil {
+	next := i.readAhead(b)
+	err = i.insert(ctx, b)
+	i.next = <-next
+	if err != nil {
 		return err
 	}
 	i.cursor.Store(b.to)
@@ -155,12 +159,34 @@ func (i *Ingest) retire(ctx context.Context) error {
 	return nil
 }
 
-// freeze reads the next batch and writes its range down before anyone sees its token.
+// readAhead reads what comes behind a batch, where that is a full one already; else, and when it cannot be read,
+// it gives nil, and the batch is read when its turn comes.
+func (i *Ingest) readAhead(b *batch) <-chan *batch {
+	read := make(chan *batch, 1)
+	if i.rows.Load()-b.rows < int64(i.opt.BatchRows) {
+		read <- nil
+		return read
+	}
+	go func() {
+		next, err := i.read(b.to, b.to)
+		if err != nil {
+			next = nil
+		}
+		read <- next
+	}()
+	return read
+}
+
+// freeze takes the next batch and writes its range down before anyone sees its token.
 func (i *Ingest) freeze(ctx context.Context) (*batch, error) {
 	st := &i.spool.state
-	b, err := i.read(st.Cursor, st.Next)
-	if err != nil {
-		return nil, err
+	b := i.next
+	i.next = nil
+	if b == nil || b.from != st.Cursor || i.frozen() {
+		var err error
+		if b, err = i.read(st.Cursor, st.Next); err != nil {
+			return nil, err
+		}
 	}
 	// A batch that was frozen before keeps its name, even if damage has taken some of it since: had it been
 	// inserted, what is left must not come again under another.

@@ -127,6 +127,7 @@ type Ingest struct {
 
 	// Of the inserter.
 	marked   time.Time  // the last watermark
+	next     *batch     // read ahead; nil: none is
 	retiring []*segment // drained, not summarized yet
 
 	stats counters
