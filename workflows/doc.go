@@ -13,5 +13,5 @@
 //     disconnected context.
 //   - A change of a workflow's course (another activity, timer, child or signal, or another order of
 //     them) gets a numbered change id with workflow.GetVersion, commented with the reason, and a new
-//     recorded history beside the old ones in testdata. Nothing has been changed so far.
+//     recorded history beside the old ones in testdata.
 package workflows

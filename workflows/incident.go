@@ -329,7 +329,7 @@ func (i *incident) consider(ctx workflow.Context) {
 	switch {
 	case err != nil:
 		workflow.GetLogger(ctx).Warn("the policy could not be asked", "error", err)
-	case !p.Wanted() || i.resolved || i.rejected(p.Action):
+	case !p.Wanted() || i.resolved || i.rejected(p.Action) || i.overtaken(ctx, p.Action):
 	case p.Action == contract.ScoreCalls && p.Mode == contract.Auto:
 		_ = i.score(ctx)
 	default:
@@ -355,6 +355,20 @@ func (i *incident) rejected(action string) bool {
 	return slices.ContainsFunc(i.state.Decisions, func(d contract.DecisionSummary) bool {
 		return d.Action == action && (d.Status == contract.Denied || d.Status == contract.Reverted)
 	})
+}
+
+// overtaken reports whether the action was released after what the finding was drawn from: the holdback has shown
+// since that the fault was over, while windows that reach back into it still look ill. A finding that comes back
+// brings newer facts.
+func (i *incident) overtaken(ctx workflow.Context, action string) bool {
+	f := i.state.Finding
+	seen := f.EvaluatedAt.Add(-time.Duration(f.Facts.WindowMinutes) * time.Minute)
+	released := slices.ContainsFunc(i.state.Decisions, func(d contract.DecisionSummary) bool {
+		return d.Action == action && d.Status == contract.Released && d.ChangedAt.After(seen)
+	})
+	// 1: before it, a step of the runbook that came due between the release and the recovery asked people to do
+	// again what had just proved to be needed no more.
+	return released && workflow.GetVersion(ctx, "released-overtakes-finding", workflow.DefaultVersion, 1) >= 1
 }
 
 // decide starts a decision and follows it to its end.

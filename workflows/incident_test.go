@@ -369,6 +369,22 @@ func TestIncidentDoesNotAskAgainWhatWasRejected(t *testing.T) {
 	}
 }
 
+// A released act is not proposed again by facts that are older than the release.
+func TestIncidentDoesNotAskAgainWhatWasReleased(t *testing.T) {
+	i := newKeyIncident(t)
+	i.propose = downgrade
+	i.end = contract.Released
+	first := contract.DecisionID(incidentID, "downgrade", 1)
+	at(i.TestWorkflowEnvironment, 30*time.Second, func() { require.NoError(t, i.SignalWorkflowByID(first, "approve", nil)) })
+	at(i.TestWorkflowEnvironment, time.Minute, func() { require.NoError(t, i.SignalWorkflowByID(first, "end", nil)) })
+	at(i.TestWorkflowEnvironment, 19*time.Minute, func() { require.Len(t, i.started, 1, "at none of the steps meanwhile") })
+	again := finding(start.Add(20*time.Minute), detect.Page)
+	i.changed(20*time.Minute, contract.AlertChangedMessage{Change: contract.Refired, Finding: &again, Reason: "it came back"})
+	i.resolve(25 * time.Minute)
+	i.run(tuning)
+	require.Len(t, i.started, 2, "a fault that comes back is acted upon")
+}
+
 func TestIncidentCoolsDownAfterAnActOnItsKey(t *testing.T) {
 	limit := tuning.Limits.CoolDown
 	for name, c := range map[string]struct {
