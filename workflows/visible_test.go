@@ -191,49 +191,49 @@ type summariesInbound struct {
 }
 
 func (s *summariesInbound) Init(outbound interceptor.WorkflowOutboundInterceptor) error {
-	return s.Next.Init(&summariesOutbound{interceptor.WorkflowOutboundInterceptorBase{Next: outbound}, s.t})
+	return s.Next.Init(&summariesOutbound{interceptor.WorkflowOutboundInterceptorBase{Next: outbound}, s.t.Errorf})
 }
 
 type summariesOutbound struct {
 	interceptor.WorkflowOutboundInterceptorBase
-	t *testing.T
+	errorf func(format string, args ...any)
 }
 
 func (s *summariesOutbound) ExecuteActivity(ctx workflow.Context, activityType string, args ...any) workflow.Future {
 	if workflow.GetActivityOptions(ctx).Summary == "" {
-		s.t.Errorf("the activity %s says nothing of what it is for", activityType)
+		s.errorf("the activity %s says nothing of what it is for", activityType)
 	}
 	return s.Next.ExecuteActivity(ctx, activityType, args...)
 }
 
 func (s *summariesOutbound) ExecuteChildWorkflow(ctx workflow.Context, childType string, args ...any) workflow.ChildWorkflowFuture {
 	if workflow.GetChildWorkflowOptions(ctx).StaticSummary == "" {
-		s.t.Errorf("the child %s says nothing of what it is for", childType)
+		s.errorf("the child %s says nothing of what it is for", childType)
 	}
 	return s.Next.ExecuteChildWorkflow(ctx, childType, args...)
 }
 
 func (s *summariesOutbound) NewTimerWithOptions(ctx workflow.Context, d time.Duration, o workflow.TimerOptions) workflow.Future {
 	if o.Summary == "" {
-		s.t.Errorf("a timer of %s says nothing of what it is for", d)
+		s.errorf("a timer of %s says nothing of what it is for", d)
 	}
 	return s.Next.NewTimerWithOptions(ctx, d, o)
 }
 
 func (s *summariesOutbound) NewTimer(ctx workflow.Context, d time.Duration) workflow.Future {
-	s.t.Errorf("a timer of %s says nothing of what it is for", d)
+	s.errorf("a timer of %s says nothing of what it is for", d)
 	return s.Next.NewTimer(ctx, d)
 }
 
 func (s *summariesOutbound) AwaitWithOptions(ctx workflow.Context, o workflow.AwaitOptions, condition func() bool) (bool, error) {
 	if o.TimerOptions.Summary == "" {
-		s.t.Errorf("a wait of %s says nothing of what it is for", o.Timeout)
+		s.errorf("a wait of %s says nothing of what it is for", o.Timeout)
 	}
 	return s.Next.AwaitWithOptions(ctx, o, condition)
 }
 
 func (s *summariesOutbound) AwaitWithTimeout(ctx workflow.Context, d time.Duration, condition func() bool) (bool, error) {
-	s.t.Errorf("a wait of %s says nothing of what it is for", d)
+	s.errorf("a wait of %s says nothing of what it is for", d)
 	return s.Next.AwaitWithTimeout(ctx, d, condition)
 }
 
@@ -245,7 +245,7 @@ func TestHistoriesCarrySummaries(t *testing.T) {
 	counted := map[string]int{}
 	for _, file := range files {
 		for _, e := range recorded(t, file).GetEvents() {
-			kind := ""
+			var kind string
 			switch {
 			case e.GetActivityTaskScheduledEventAttributes() != nil:
 				kind = "activities"
