@@ -6,7 +6,7 @@ help: ## Print the targets
 
 up: ## Check the machine, fetch the engine, build, and run everything here (Ctrl-C stops it)
 	@sh scripts/preflight.sh
-	@$(MAKE) --no-print-directory engine build
+	@$(MAKE) --no-print-directory -j2 engine build
 	@exec bin/flyball up
 
 # npm writes this file last; the library is an optional dependency, so npm succeeds without it too.
