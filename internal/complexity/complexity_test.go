@@ -110,14 +110,14 @@ func TestScores(t *testing.T) {
 	require.Equal(t, 0.667, later.Of("other", "answer"))
 	require.Equal(t, 4.0, later.Of("org", "contract"))
 
-	var seen list
+	var seen List
 	for tenant, want := range map[string]int{"": 6, "org": 6, "other": 4} {
 		w := httptest.NewRecorder()
 		s.Handler(tenant, "").ServeHTTP(w, httptest.NewRequest("GET", "/v1/complexity", nil))
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &seen))
 		require.Len(t, seen.Scores, want, "a tenant sees its own and those for all: %q", tenant)
 	}
-	require.Equal(t, inForce{"", "answer", "time", 0.667, 2, 10, testNow, "token-1"}, seen.Scores[0])
+	require.Equal(t, InForce{"", "answer", "time", 0.667, 2, 10, testNow, "token-1"}, seen.Scores[0])
 }
 
 // Canonical examples 0.2, 0.04 and 0.04 from the next one have a spread of 0.04. The calls are 0.2 (twice: 5 spreads) and

@@ -26,9 +26,9 @@ const (
 	maxDimensions = 4096
 )
 
-// record is one task on the wire. What its score is follows from just one of score, minutes, and embeddings with
+// Record is one task on the wire. What its score is follows from just one of score, minutes, and embeddings with
 // canonical examples.
-type record struct {
+type Record struct {
 	TenantID   string      `json:"tenant_id,omitempty"`
 	Task       string      `json:"task"`
 	Score      *float64    `json:"score,omitempty"`
@@ -51,12 +51,13 @@ type refusal struct {
 	Reason string `json:"reason"`
 }
 
-// list is what is in force.
-type list struct {
-	Scores []inForce `json:"scores"`
+// List is what GET answers: the scores in force, by tenant and task.
+type List struct {
+	Scores []InForce `json:"scores"`
 }
 
-type inForce struct {
+// InForce is the score in force of one task. An empty tenant is all.
+type InForce struct {
 	TenantID string    `json:"tenant_id"`
 	Task     string    `json:"task"`
 	Source   string    `json:"source"`
@@ -108,10 +109,10 @@ func (s *Scores) Handler(tenant, by string) http.Handler {
 			fail(w, http.StatusServiceUnavailable, err)
 			return
 		}
-		seen := list{Scores: []inForce{}}
+		seen := List{Scores: []InForce{}}
 		for _, c := range all {
 			if tenant == "" || c.Tenant == "" || c.Tenant == tenant {
-				seen.Scores = append(seen.Scores, inForce{c.Tenant, c.Task, string(c.Source), float64(c.Milli) / 1000, c.Samples, c.Minutes, c.SetAt, c.By})
+				seen.Scores = append(seen.Scores, InForce{c.Tenant, c.Task, string(c.Source), float64(c.Milli) / 1000, c.Samples, c.Minutes, c.SetAt, c.By})
 			}
 		}
 		reply(w, http.StatusOK, seen)
@@ -195,7 +196,7 @@ func wrong(field, format string, args ...any) error {
 
 // decode reads one record of a sender who speaks for a tenant. Its error is a *fieldError.
 func decode(raw json.RawMessage, tenant string) (kpi.TaskScore, error) {
-	var r record
+	var r Record
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&r); err != nil {
@@ -227,7 +228,7 @@ func decode(raw json.RawMessage, tenant string) (kpi.TaskScore, error) {
 }
 
 // score fills in what the record says.
-func (r *record) score(to *kpi.TaskScore) error {
+func (r *Record) score(to *kpi.TaskScore) error {
 	given := 0
 	for _, is := range [...]bool{r.Score != nil, r.Minutes != nil, r.Embeddings != nil || r.Canonical != nil} {
 		if is {
@@ -258,7 +259,7 @@ func (r *record) score(to *kpi.TaskScore) error {
 }
 
 // fromDistance scores the task by the median of its calls, whose embeddings are given.
-func (r *record) fromDistance(to *kpi.TaskScore) error {
+func (r *Record) fromDistance(to *kpi.TaskScore) error {
 	for _, vectors := range [...]struct {
 		field string
 		list  [][]float64
