@@ -27,11 +27,15 @@ func (m *scoreMemory) SetComplexity(_ context.Context, scores []kpi.TaskScore) e
 		m.all = slices.DeleteFunc(m.all, func(old kpi.TaskScore) bool { return old.Tenant == s.Tenant && old.Task == s.Task })
 		m.all = append(m.all, s)
 	}
-	slices.SortFunc(m.all, func(a, b kpi.TaskScore) int { return slices.Compare([]string{a.Tenant, a.Task}, []string{b.Tenant, b.Task}) })
+	slices.SortFunc(m.all, func(a, b kpi.TaskScore) int {
+		return slices.Compare([]string{a.Tenant, a.Task}, []string{b.Tenant, b.Task})
+	})
 	return nil
 }
 
-func (m *scoreMemory) Complexity(context.Context) ([]kpi.TaskScore, error) { return slices.Clone(m.all), nil }
+func (m *scoreMemory) Complexity(context.Context) ([]kpi.TaskScore, error) {
+	return slices.Clone(m.all), nil
+}
 
 // TestWhoMaySetComplexity: a sender of calls, of its own tenant; nobody else.
 func TestWhoMaySetComplexity(t *testing.T) {

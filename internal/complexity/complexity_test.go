@@ -195,7 +195,7 @@ func TestTooManyTasks(t *testing.T) {
 	status, text := post(s, "org", "["+body.String()[1:]+"]")
 	require.Equal(t, 200, status, text)
 	status, text = post(s, "org", `{"task":"one more","score":1}`)
-	require.Equal(t, 403, status)
+	require.Equal(t, 400, status)
 	require.Contains(t, text, `tenant \"org\" may have scores for 10000`)
 	status, _ = post(s, "org", `{"task":"t7","score":2}`)
 	require.Equal(t, 200, status, "those that it has may change")

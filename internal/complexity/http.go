@@ -91,7 +91,7 @@ func (s *Scores) Handler(tenant, by string) http.Handler {
 		a, scores := s.read(records, tenant, by)
 		switch err := s.Set(r.Context(), scores); {
 		case errors.Is(err, errTooMany):
-			fail(w, http.StatusForbidden, err)
+			fail(w, http.StatusBadRequest, err)
 			return
 		case err != nil:
 			fail(w, http.StatusServiceUnavailable, err)
