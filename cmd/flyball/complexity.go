@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -19,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flyball-dev/flyball/internal/complexity"
-	"github.com/flyball-dev/flyball/internal/kpi"
 	"github.com/flyball-dev/flyball/internal/replay"
 )
 
@@ -83,7 +80,7 @@ func importComplexity(ctx context.Context, name string, file io.Reader, url stri
 			fmt.Fprintf(errs, "%s:%d: %s\n", name, line, fmt.Sprintf(format, args...))
 		}
 	}
-	tasks, err := readTimes(file, complain)
+	tasks, err := complexity.ReadTimes(file, complain)
 	if err != nil {
 		return &exitError{exitUsage, fmt.Errorf("%s: %w", name, err)}
 	}
@@ -129,101 +126,6 @@ func importComplexity(ctx context.Context, name string, file io.Reader, url stri
 		return &exitError{exitFailed, fmt.Errorf("%s: %s and %s did not go in", name, plural(bad, "row"), plural(refused, "task"))}
 	}
 	return nil
-}
-
-// readTimes reads people's times by task, in the order of tenants and tasks, and complains of bad rows by their line.
-func readTimes(file io.Reader, complain func(line int, format string, args ...any)) ([]complexity.Record, error) {
-	rows := csv.NewReader(file)
-	rows.FieldsPerRecord, rows.ReuseRecord, rows.TrimLeadingSpace = -1, true, true
-	columns := map[string]int{"task": 0, "minutes": 1, "tenant": 2}
-	place := map[[2]string]int{}
-	var tasks []complexity.Record
-	for first := true; ; first = false {
-		row, err := rows.Read()
-		var broken *csv.ParseError
-		switch {
-		case errors.Is(err, io.EOF):
-			slices.SortFunc(tasks, func(a, b complexity.Record) int {
-				return slices.Compare([]string{a.TenantID, a.Task}, []string{b.TenantID, b.Task})
-			})
-			return tasks, nil
-		case errors.As(err, &broken):
-			complain(broken.StartLine, "%v", broken.Err)
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("reading it: %w", err)
-		}
-		if first {
-			row[0] = strings.TrimPrefix(row[0], "\ufeff")
-			if header, ok, err := timesHeader(row); err != nil {
-				return nil, err
-			} else if ok {
-				columns = header
-				continue
-			}
-		}
-		line, _ := rows.FieldPos(0)
-		task, err := timedRow(row, columns)
-		if err != nil {
-			complain(line, "%v", err)
-			continue
-		}
-		key := [2]string{task.TenantID, task.Task}
-		if i, ok := place[key]; ok {
-			tasks[i].Minutes = append(tasks[i].Minutes, task.Minutes...)
-		} else {
-			place[key] = len(tasks)
-			tasks = append(tasks, task)
-		}
-	}
-}
-
-// timesHeader finds the columns by their names; ok is false where the row is no header.
-func timesHeader(row []string) (columns map[string]int, ok bool, err error) {
-	columns = map[string]int{}
-	for i, name := range row {
-		columns[strings.ToLower(strings.TrimSpace(name))] = i
-	}
-	_, hasTask := columns["task"]
-	_, hasMinutes := columns["minutes"]
-	if !hasTask || !hasMinutes {
-		return nil, false, nil
-	}
-	for name := range columns {
-		if name != "task" && name != "minutes" && name != "tenant" {
-			return nil, false, fmt.Errorf("the header has a column %q: want task,minutes[,tenant]", name)
-		}
-	}
-	if len(columns) != len(row) {
-		return nil, false, errors.New("the header has a column twice: want task,minutes[,tenant]")
-	}
-	return columns, true, nil
-}
-
-// timedRow reads one row.
-func timedRow(row []string, columns map[string]int) (complexity.Record, error) {
-	if len(row) < 2 || len(row) > 3 {
-		return complexity.Record{}, fmt.Errorf("has %d columns: want task,minutes[,tenant]", len(row))
-	}
-	field := func(name string) string {
-		if i, ok := columns[name]; ok && i < len(row) {
-			return strings.TrimSpace(row[i])
-		}
-		return ""
-	}
-	task := complexity.Record{TenantID: field("tenant"), Task: field("task")}
-	if task.Task == "" {
-		return task, errors.New("the task is missing")
-	}
-	minutes, err := strconv.ParseFloat(field("minutes"), 64)
-	if err != nil {
-		return task, fmt.Errorf("minutes %q is not a number", field("minutes"))
-	}
-	task.Minutes = []float64{minutes}
-	if _, err := kpi.MedianMinutes(task.Minutes); err != nil {
-		return task, fmt.Errorf("minutes must be between %g and %d (%g)", kpi.MinMinutes, kpi.MaxMinutes, minutes)
-	}
-	return task, nil
 }
 
 func complexityShowCommand() *cobra.Command {

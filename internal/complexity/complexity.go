@@ -24,8 +24,8 @@ type Store interface {
 const (
 	// refreshEvery is how often scores are read that another process may have set.
 	refreshEvery = time.Minute
-	// refreshWithin bounds one look at the store.
-	refreshWithin = 10 * time.Second
+	// patience bounds what the store is waited for: what else wants to change the scores waits too.
+	patience = 10 * time.Second
 	// maxTasks bounds the tasks of one tenant, and those for all: made-up names must not fill the memory.
 	maxTasks = 10_000
 )
@@ -84,7 +84,7 @@ func (s *Scores) Run(ctx context.Context) {
 func (s *Scores) Refresh(ctx context.Context) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, refreshWithin)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	all, err := s.store.Complexity(ctx)
 	if err == nil {
@@ -110,6 +110,8 @@ func (s *Scores) Set(ctx context.Context, scores []kpi.TaskScore) error {
 	}
 	s.changing.Lock()
 	defer s.changing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	all, err := s.store.Complexity(ctx)
 	if err != nil {
 		return err
