@@ -88,15 +88,24 @@ func (s *system) reloadTokens() {
 
 // admitted lets in whom the door knows, for a scope, and who may ask this.
 func admitted(door *ingest.Door, scope ingest.Scope, may func(*ingest.Caller, *http.Request) error, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		caller, err := door.Admit(r, scope, time.Now())
-		status, retry := http.StatusForbidden, time.Duration(0)
-		if err != nil {
-			status, retry = ingest.StatusOf(err)
-		} else if err = may(caller, r); err == nil {
-			next.ServeHTTP(w, r)
+	return known(door, scope, func(w http.ResponseWriter, r *http.Request, caller *ingest.Caller) {
+		if err := may(caller, r); err != nil {
+			refuse(w, http.StatusForbidden, "forbidden", err)
 			return
 		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// known lets in whom the door knows, for a scope, and says who it is.
+func known(door *ingest.Door, scope ingest.Scope, next func(http.ResponseWriter, *http.Request, *ingest.Caller)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := door.Admit(r, scope, time.Now())
+		if err == nil {
+			next(w, r, caller)
+			return
+		}
+		status, retry := ingest.StatusOf(err)
 		code := map[int]string{http.StatusUnauthorized: "unauthorized", http.StatusForbidden: "forbidden", http.StatusTooManyRequests: "too_many_requests"}[status]
 		if status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", "Bearer")

@@ -11,9 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/simulate"
 )
 
@@ -24,7 +26,7 @@ func TestMain(m *testing.M) {
 }
 
 // TestScript runs testdata/script. Each script has a server of its own in $URL: the simulator's
-// control API and an ingest that knows a span again by its id.
+// control API, the complexity of tasks, and an ingest that knows a span again by its id.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -86,5 +88,6 @@ func fakeIngest() http.Handler {
 	chaos := simulate.New(simulate.Options{Seed: 1, Logger: slog.New(slog.DiscardHandler)}).Handler()
 	mux.Handle("/v1/chaos", chaos)
 	mux.Handle("/v1/chaos/", chaos)
+	mux.Handle("/v1/complexity", complexity.New(&scoreMemory{}, slog.New(slog.DiscardHandler), time.Now).Handler("", ""))
 	return mux
 }

@@ -156,7 +156,7 @@ func (s *system) serve(ctx context.Context, roles []config.Role) (err error) {
 		defer page.Close()
 	}
 	if serves(config.Ingest) {
-		if err := s.openIngest(); err != nil {
+		if err := s.openIngest(ctx); err != nil {
 			return err
 		}
 	}

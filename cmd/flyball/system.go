@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
@@ -39,6 +40,7 @@ type system struct {
 	book     *pricing.Book
 	door     *ingest.Door // to all that the front serves
 	ingest   *ingest.Ingest
+	scores   *complexity.Scores // of tasks, where ingest is
 
 	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64
@@ -132,6 +134,7 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 	}
 	if s.ingest != nil {
 		group.Go(func() error { return s.ingest.Run(ctx) })
+		group.Go(func() error { s.scores.Run(ctx); return nil })
 	}
 	if s.config.TokensFile != "" {
 		group.Go(func() error { s.watchTokens(ctx); return nil })
@@ -161,6 +164,10 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/outcomes", "/v1/deployments", "/v1/traces", "/v1/logs", "/v1/litellm"} {
 			mux.Handle(path, s.ingest.Handler())
 		}
+		// Who sends calls says what each counts for, and so may say it of a task.
+		mux.Handle("/v1/complexity", known(s.door, ingest.ScopeSpans, func(w http.ResponseWriter, r *http.Request, caller *ingest.Caller) {
+			s.scores.Handler(caller.Tenant, caller.Name).ServeHTTP(w, r)
+		}))
 		mux.Handle("/v1/ingest", admitted(s.door, ingest.ScopeSpans, trusted, s.ingest.Handler()))
 	}
 	if gate != nil {
@@ -208,13 +215,18 @@ func (s *system) sampleRate(k usage.Key, task string) (float64, string) {
 	return sample.Rate, sample.Rule
 }
 
-// openIngest opens the spool.
-func (s *system) openIngest() (err error) {
+// openIngest opens the spool. Calls that come before tasks' complexity could be read count as 1.
+func (s *system) openIngest(ctx context.Context) (err error) {
+	s.scores = complexity.New(s.store, s.log, time.Now)
+	if err := s.scores.Refresh(ctx); err != nil {
+		s.log.Warn("The complexity of tasks is not known yet", "error", err)
+	}
 	s.ingest, err = ingest.Open(ingest.Options{
 		Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Door: s.door,
 		Lookup: func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error) {
 			return s.store.FindSpans(ctx, traces, time.Now())
 		},
+		Complexity:      s.scores.Of,
 		TenantAttribute: s.config.OTLP.TenantAttribute, LiteLLMTenant: s.config.LiteLLM.Tenant,
 	})
 	if err != nil {

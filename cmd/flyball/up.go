@@ -139,7 +139,7 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 	if err := s.store.Migrate(ctx); err != nil {
 		return &exitError{exitAway, err}
 	}
-	if err := s.openIngest(); err != nil {
+	if err := s.openIngest(ctx); err != nil {
 		return err
 	}
 	front, err := listen(c.Ingest.Listen, "--port-base")

@@ -60,7 +60,8 @@ type request struct {
 
 func newRequest(i *Ingest) *request { return &request{ingest: i, done: make(chan error, 1)} }
 
-// addSpan prices and encodes a span. The request keeps nothing of s.
+// addSpan prices and encodes a span, and gives it its task's complexity when it has none, that is 0, or 1 when the
+// task has none either. The request keeps nothing of s.
 func (r *request) addSpan(index int, s *usage.Span, q *usage.Quality) {
 	u := unit{
 		index: index, kind: kindSpan, id: spanID(s.TenantID, s.TraceID, s.SpanID),
@@ -69,6 +70,10 @@ func (r *request) addSpan(index int, s *usage.Span, q *usage.Quality) {
 	if r.ingest.anyTenant {
 		u.any = traceID("", s.TraceID)
 	}
+	if score := r.ingest.opt.Complexity; score != nil && s.Complexity == 0 && s.Task != "" {
+		s.Complexity = score(s.TenantID, s.Task)
+	}
+	set(&s.Complexity, 1)
 	if s.PriceVersion == "" {
 		_ = r.ingest.opt.Book.Price(s) // without a price the span is unpriced, and counted
 	}

@@ -94,7 +94,7 @@ func (d *decoder) record(known map[string]uint, field func(name []byte) error) e
 
 // span reads one span. The embedded quality, if any, is in q with hasQuality true.
 func (d *decoder) span(s *usage.Span, q *usage.Quality) (hasQuality bool, err error) {
-	*s = usage.Span{Complexity: 1, Arm: usage.None}
+	*s = usage.Span{Arm: usage.None}
 	var tokens wireTokens
 	var said []byte
 	err = d.record(spanFields, func(name []byte) (err error) {

@@ -47,6 +47,10 @@ type Options struct {
 	// dimensions. It is asked about events whose span is not remembered. Nil: they wait for the span alone.
 	Lookup func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error)
 
+	// Complexity is what a call of the tenant's task counts for when it does not say so itself; 0 is unknown. It is
+	// asked about every such call that names a task, and must answer from memory. Nil: nothing is known.
+	Complexity func(tenant, task string) float64
+
 	// TenantAttribute is the OpenTelemetry attribute that names the tenant where neither flyball.tenant_id nor
 	// tenant.id does.
 	TenantAttribute string
@@ -260,7 +264,6 @@ func (i *Ingest) Accept(ctx context.Context, spans []usage.Span, quality []usage
 
 // settle gives a span of ours its defaults and refuses what the wire would have refused.
 func settle(s *usage.Span, now time.Time) error {
-	set(&s.Complexity, 1)
 	set(&s.Arm, usage.None)
 	set(&s.RequestedModel, s.Model)
 	s.Provider, s.ServiceTier = usage.Provider(s.Provider), usage.ServiceTier(s.ServiceTier)

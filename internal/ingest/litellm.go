@@ -82,7 +82,7 @@ func (l *litellmDecoder) span(s *usage.Span) (counts bool, err error) {
 	if !litellmCalls[call] && !litellmCalls["a"+call] {
 		return false, nil
 	}
-	*s = usage.Span{Complexity: 1, Arm: usage.None, TraceID: r.trace, SpanID: r.id, CostReported: r.cost}
+	*s = usage.Span{Arm: usage.None, TraceID: r.trace, SpanID: r.id, CostReported: r.cost}
 	if s.TraceID == "" {
 		s.TraceID = r.id
 	}

@@ -23,7 +23,7 @@ func (o *otlp) call(p *tracepb.Span, s *usage.Span) (counts bool, err error) {
 	if !f.counts() {
 		return false, nil
 	}
-	*s = usage.Span{Complexity: 1, Arm: usage.None}
+	*s = usage.Span{Arm: usage.None}
 	if err := o.buckets(f, s); err != nil {
 		return false, err
 	}
@@ -142,7 +142,7 @@ func (o *otlp) dimensions(f *facts, s *usage.Span) error {
 	if err := o.measure(f, meansComplexity, 0, maxComplexity, &s.Complexity); err != nil {
 		return err
 	}
-	if s.Complexity == 0 {
+	if f.has(meansComplexity) && s.Complexity == 0 {
 		return f.refused(meansComplexity, wrong("must be above 0; leave it out when it is not known"))
 	}
 	return o.reported(f, &s.CostReported)

@@ -120,8 +120,8 @@ type Span struct {
 	PriceVersion string
 
 	LatencyMS  int64
-	TTFTMS     int64 // time to first token; 0 when unknown
-	Complexity float64
+	TTFTMS     int64   // time to first token; 0 when unknown
+	Complexity float64 // 0 when not said yet
 	Route      string
 	DecisionID string
 	Arm        Arm

@@ -177,6 +177,8 @@ func TestAPIHasTheFieldsOfBodies(t *testing.T) {
 		"POST /v1/decide answers":  {answered("post", "/v1/decide"), "gateway.decision"},
 		"GET /v1/sampling answers": {answered("get", "/v1/sampling"), "gateway.sampling"},
 		"GET /v1/flags answers":    {answered("get", "/v1/flags"), "gateway.obeyed"},
+		"POST /v1/complexity sets": {at("components", "schemas", "Complexity"), "complexity.Record"},
+		"GET /v1/complexity lists": {answered("get", "/v1/complexity"), "complexity.List"},
 		"ingest answers":           {at("components", "schemas", "Receipt"), "ingest.answer"},
 		"GET /api/status answers":  {answered("get", "/api/status"), "console.Status"},
 		"GET /api/live answers":    {answered("get", "/api/live"), "console.liveBody"},
