@@ -284,15 +284,16 @@ func (c *commit) write() error {
 	return nil
 }
 
+// undo takes the marks back in the reverse order: an event that came in with its span has entered before it left.
 func (c *commit) undo() {
-	for _, k := range c.added {
-		c.memory.remove(k)
+	for _, w := range c.left {
+		c.lounge.enter(w)
 	}
 	for _, w := range c.entered {
 		c.lounge.leave(w)
 	}
-	for _, w := range c.left {
-		c.lounge.enter(w)
+	for _, k := range c.added {
+		c.memory.remove(k)
 	}
 }
 

@@ -439,3 +439,21 @@ func TestFailedWriteIsForgotten(t *testing.T) {
 	require.JSONEq(t, `{"accepted":1,"refused":[],"duplicates":0}`, w.Body.String())
 	require.Eventually(t, func() bool { return sink.count() == 2 }, 10*time.Second, time.Millisecond)
 }
+
+// An event that waited for its span within the write that failed waits for nothing afterwards.
+func TestFailedWriteOfAnEventAndItsSpan(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	i, _ := start(t, testOptions(t, t.TempDir(), sink))
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "first", "1")}, nil))
+	require.NoError(t, i.spool.active.Close()) // the next write fails
+	call, event := span("org", "t", "1"), score("q", "org", "t", "1")
+	both := newRequest(i)
+	both.addQuality(0, &event)
+	both.addSpan(1, &call, nil)
+	require.Error(t, i.submit(t.Context(), both))
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{call}, nil))
+	require.NoError(t, i.Accept(t.Context(), nil, []usage.Quality{event}))
+	require.Eventually(t, func() bool { return i.Stats().SpoolRows == 0 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, 3, sink.count(), "each once")
+}
