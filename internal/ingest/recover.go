@@ -244,11 +244,14 @@ func (i *Ingest) forgetSummaries() {
 	for _, start := range starts {
 		path := summaryPath(i.opt.Dir, start)
 		last, err := lastAccepted(path)
-		if err == nil && i.opt.Now().Sub(last) <= keepSummaries {
-			return // the later ones are younger
+		if err == nil {
+			if i.opt.Now().Sub(last) <= keepSummaries {
+				return // the later ones are younger
+			}
+			err = os.Remove(path)
 		}
-		if err = errors.Join(err, os.Remove(path)); err != nil {
-			i.log.Error("remove an old summary", "file", path, "error", err)
+		if err != nil { // one that cannot be read may be needed yet
+			i.log.Error("remove an old summary; it stays", "file", path, "error", err)
 		}
 	}
 }

@@ -200,3 +200,27 @@ func TestSummaryIsTriedAgain(t *testing.T) {
 	require.Eventually(t, func() bool { _, err := os.Stat(first.path); return os.IsNotExist(err) }, 10*time.Second, 5*time.Millisecond)
 	require.FileExists(t, summaryPath(opt.Dir, first.start))
 }
+
+// Old summaries go; one that cannot be read now is kept until it can.
+func TestOldSummariesAreForgotten(t *testing.T) {
+	t.Parallel()
+	c := &clock{at: testNow}
+	opt := testOptions(t, t.TempDir(), newStore())
+	opt.Now = c.now
+	i, err := Open(opt)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, i.Close()) }()
+	summaryAt := func(start int64, text string) string {
+		path := summaryPath(opt.Dir, start)
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	whole := segmentMagic + string(framed(nil))
+	unread, old := summaryAt(0, whole[:len(whole)-1]), summaryAt(1, whole)
+	i.forgetSummaries()
+	require.FileExists(t, old)
+	c.advance(keepSummaries + time.Second)
+	i.forgetSummaries()
+	require.NoFileExists(t, old)
+	require.FileExists(t, unread)
+}
