@@ -374,6 +374,7 @@ func (c *commit) join(req *request, u *unit) {
 	}
 	about := u.event.subject()
 	dims, joined := c.memory.find(about.awaits())
+	joined = joined && dims != (dimensions{}) // else its span is known and what it was is lost: the store may know
 	full := len(c.lounge.byID) >= c.opt.MaxWaiting
 	if !joined && full && !about.described() {
 		req.refused = append(req.refused, refusal{
