@@ -12,9 +12,11 @@ import (
 	"math"
 	"mime"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -63,7 +65,7 @@ func (i *Ingest) serve(scope Scope, decode func(*decoder, *request, *answer)) ht
 		return nil
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		a, err := i.take(r, scope, checkType, records)
+		a, err := i.take(w, r, scope, checkType, records)
 		w.Header().Set("Content-Type", "application/json")
 		if err != nil {
 			s := statusOf(err)
@@ -119,7 +121,10 @@ func (i *Ingest) admitted(r *http.Request, scope Scope) (*Caller, error) {
 }
 
 // take lets a request in, reads its body and makes its records durable. The error of decode refuses all of it.
-func (i *Ingest) take(r *http.Request, scope Scope, check func(contentType string) error, decode func(*decoder, *request, *answer) error) (*answer, error) {
+func (i *Ingest) take(w http.ResponseWriter, r *http.Request, scope Scope, check func(contentType string) error, decode func(*decoder, *request, *answer) error) (*answer, error) {
+	// Until the body is there: one that does not come holds a connection, refused or not, and a part of the memory.
+	connection := http.NewResponseController(w)
+	_ = connection.SetReadDeadline(time.Now().Add(i.bodyTime)) // only a test's response has none
 	caller, err := i.admitted(r, scope)
 	if err != nil {
 		return nil, err
@@ -132,6 +137,7 @@ func (i *Ingest) take(r *http.Request, scope Scope, check func(contentType strin
 	if err != nil {
 		return nil, err
 	}
+	_ = connection.SetReadDeadline(time.Time{}) // else it would end the request
 	return i.keep(r.Context(), body, caller, decode)
 }
 
@@ -213,10 +219,9 @@ func (i *Ingest) body(r *http.Request, limit int64) (body []byte, release func()
 	if r.ContentLength > limit {
 		return nil, release, tooLarge(limit)
 	}
-	body = make([]byte, 0, min(max(r.ContentLength, bodyChunk), limit, 1<<20)+1)
 	for {
-		if len(body) == cap(body) {
-			body = slices.Grow(body, bodyChunk)
+		if len(body) == cap(body) { // memory is taken as bytes arrive, whatever length was announced
+			body = slices.Grow(body, min(max(len(body), bodyChunk), 1<<20))
 		}
 		if more := int64(cap(body)) - taken; more > 0 {
 			taken += more
@@ -235,6 +240,8 @@ func (i *Ingest) body(r *http.Request, limit int64) (body []byte, release func()
 			return body, release, nil
 		case errors.As(err, &large):
 			return nil, release, tooLarge(limit)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, release, refuseAll(http.StatusRequestTimeout, "the body took longer than %s to come: send fewer records at once", i.bodyTime)
 		case err != nil:
 			return nil, release, refuseAll(http.StatusBadRequest, "read the body: %w", err)
 		}

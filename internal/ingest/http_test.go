@@ -1,15 +1,19 @@
 package ingest
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -456,4 +460,94 @@ func TestFailedWriteOfAnEventAndItsSpan(t *testing.T) {
 	require.NoError(t, i.Accept(t.Context(), nil, []usage.Quality{event}))
 	require.Eventually(t, func() bool { return i.Stats().SpoolRows == 0 }, 10*time.Second, time.Millisecond)
 	require.Equal(t, 3, sink.count(), "each once")
+}
+
+// stalled opens a connection on which a request announces a body of 32 MiB that does not come.
+func stalled(t *testing.T, front *httptest.Server, path string) net.Conn {
+	conn, err := net.Dial("tcp", front.Listener.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{", path, 32<<20)
+	require.NoError(t, err)
+	return conn
+}
+
+// waitsFor is a body that says when its first byte is not enough.
+type waitsFor struct {
+	io.ReadCloser
+	more func()
+	read int
+}
+
+func (b *waitsFor) Read(p []byte) (int, error) {
+	if b.read > 0 {
+		b.more()
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.read += n
+	return n, err
+}
+
+// Senders that announce much and send nothing keep nobody else out.
+func TestStalledBodiesTakeLittle(t *testing.T) {
+	t.Parallel()
+	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	var settled atomic.Int64 // requests that are refused, or of which nothing more comes
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := &waitsFor{ReadCloser: r.Body, more: sync.OnceFunc(func() { settled.Add(1) })}
+		r.Body = body
+		i.Handler().ServeHTTP(w, r)
+		body.more()
+	}))
+	defer front.Close()
+	const senders = 300
+	var open []net.Conn
+	for range senders {
+		open = append(open, stalled(t, front, "/v1/spans"))
+	}
+	require.Eventually(t, func() bool { return settled.Load() == senders }, 20*time.Second, time.Millisecond)
+	answer, err := http.Post(front.URL+"/v1/spans", "application/json", strings.NewReader(spanWith(t, nil)+strings.Repeat(" ", 2<<20)))
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	require.Equal(t, 200, answer.StatusCode)
+	for _, conn := range open {
+		require.NoError(t, conn.Close())
+	}
+}
+
+// A body that does not come is given up, and its memory given back.
+func TestStalledBodiesEnd(t *testing.T) {
+	t.Parallel()
+	i, err := Open(testOptions(t, t.TempDir(), newStore()))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, i.Close()) }()
+	i.bodyTime = 200 * time.Millisecond
+	front := httptest.NewServer(i.Handler())
+	defer front.Close()
+	for _, path := range []string{"/v1/spans", "/v1/traces"} {
+		answer, err := http.ReadResponse(bufio.NewReader(stalled(t, front, path)), nil)
+		require.NoError(t, err)
+		require.Equal(t, 408, answer.StatusCode)
+		require.NoError(t, answer.Body.Close())
+	}
+	require.Zero(t, i.inFlight.Load())
+
+	w := &timedResponse{ResponseRecorder: httptest.NewRecorder()}
+	r := httptest.NewRequest(http.MethodPost, "/v1/spans", strings.NewReader(spanWith(t, nil)))
+	r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost"
+	i.Handler().ServeHTTP(w, r)
+	require.Equal(t, 200, w.Code)
+	require.Len(t, w.deadlines, 2)
+	require.True(t, w.deadlines[1].IsZero(), "the bound ends with the body")
+}
+
+// timedResponse notes by when the request must have come.
+type timedResponse struct {
+	*httptest.ResponseRecorder
+	deadlines []time.Time
+}
+
+func (w *timedResponse) SetReadDeadline(at time.Time) error {
+	w.deadlines = append(w.deadlines, at)
+	return nil
 }

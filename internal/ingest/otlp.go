@@ -225,7 +225,7 @@ func (i *Ingest) serveOTLP(sig signal) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		binary, typeErr := isBinary(r.Header.Get("Content-Type"))
 		var o *otlp
-		a, err := i.take(r, sig.scope, func(string) error { return typeErr }, func(d *decoder, req *request, a *answer) error {
+		a, err := i.take(w, r, sig.scope, func(string) error { return typeErr }, func(d *decoder, req *request, a *answer) error {
 			o = i.newOTLP(d, req, a)
 			return o.decode(sig, binary)
 		})
@@ -323,6 +323,8 @@ func (e *statusError) rpc() *rpcstatus.Status {
 		s.Details = details(&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: "body", Description: message}}})
 	case http.StatusUnsupportedMediaType, http.StatusRequestEntityTooLarge:
 		s.Code = int32(codes.InvalidArgument)
+	case http.StatusRequestTimeout:
+		s.Code = int32(codes.DeadlineExceeded)
 	case http.StatusUnauthorized:
 		s.Code = int32(codes.Unauthenticated)
 	case http.StatusForbidden:
