@@ -143,7 +143,7 @@ func (i *Ingest) take(w http.ResponseWriter, r *http.Request, scope Scope, check
 
 // keep decodes a body and makes its records durable.
 func (i *Ingest) keep(ctx context.Context, body []byte, caller *Caller, decode func(*decoder, *request, *answer) error) (*answer, error) {
-	d := newDecoder(body, i.opt.Now(), caller.Tenant)
+	d := newDecoder(body, i.opt.Now(), caller)
 	req, a := newRequest(i), &answer{Refused: []refusal{}}
 	if err := decode(d, req, a); err != nil {
 		return nil, err
@@ -279,9 +279,13 @@ func (d *decoder) spans(req *request, a *answer) {
 	d.each(a,
 		func() (err error) { hasQuality, err = d.span(&s, &q); return err },
 		func(index int) {
-			if hasQuality {
+			switch {
+			case hasQuality && d.mayScore:
 				req.addSpan(index, &s, &q)
-			} else {
+			case hasQuality:
+				a.refuse(refusal{index, "quality", errMayNotScore.Error()})
+				fallthrough
+			default:
 				req.addSpan(index, &s, nil)
 			}
 		})

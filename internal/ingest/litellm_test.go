@@ -67,7 +67,7 @@ func decodeLiteLLM(t require.TestingT, opt Options, tenant, body string) ([]usag
 	}
 	i := &Ingest{opt: opt, anyTenant: true}
 	req, a := newRequest(i), &answer{Refused: []refusal{}}
-	i.litellm(newDecoder([]byte(body), testNow, tenant), req, a)
+	i.litellm(newDecoder([]byte(body), testNow, &Caller{Tenant: tenant}), req, a)
 	var spans []usage.Span
 	for _, u := range req.units {
 		in := reader{from: req.buf[u.body.from:u.body.to]}

@@ -148,6 +148,9 @@ func (o *otlp) takeSpan(read func() error) error {
 	for n, e := range p.Events {
 		var q usage.Quality
 		counts, err := o.event(e, &s, isCall, p, &q)
+		if err == nil && counts && !o.mayScore {
+			err = errMayNotScore
+		}
 		switch {
 		case err != nil: // the span stays: its events are not what rejected_spans counts
 			o.refuse(index, fmt.Sprintf("events[%d]", n), err)

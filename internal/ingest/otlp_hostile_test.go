@@ -37,7 +37,7 @@ func TestHostileOTLPTakesLittle(t *testing.T) {
 	decode := func(body string, binary bool) (*request, *answer, error) {
 		i := &Ingest{opt: opt, anyTenant: true}
 		req, a := newRequest(i), &answer{}
-		return req, a, i.newOTLP(newDecoder([]byte(body), testNow, ""), req, a).decode(traces, binary)
+		return req, a, i.newOTLP(newDecoder([]byte(body), testNow, &Caller{}), req, a).decode(traces, binary)
 	}
 	good := marshal(t, export(acme, otelSpan(1, chat)))
 	attribute := func(name string) []byte {

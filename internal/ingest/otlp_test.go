@@ -195,7 +195,7 @@ func decodeOne(t require.TestingT, opt Options, tenant string, req *coltracepb.E
 	read := func(binary bool, body string) ([]usage.Span, []usage.Quality, *answer, int64) {
 		i := &Ingest{opt: opt, anyTenant: true}
 		r, a := newRequest(i), &answer{Refused: []refusal{}}
-		o := i.newOTLP(newDecoder([]byte(body), testNow, tenant), r, a)
+		o := i.newOTLP(newDecoder([]byte(body), testNow, &Caller{Tenant: tenant}), r, a)
 		require.NoError(t, o.decode(traces, binary))
 		var spans []usage.Span
 		var quality []usage.Quality
