@@ -72,6 +72,7 @@ type otlp struct {
 
 	attributes, resourceAttributes attributeList
 	own, resource                  facts
+	resourceErr                    error // what is wrong with the resource, and so with its records
 
 	index    int   // of the record that comes next
 	rejected int64 // spans or log records
@@ -108,13 +109,25 @@ func (o *otlp) wireLogs() error {
 	})
 }
 
-func (o *otlp) beginResource() { o.resourceAttributes.reset() }
+func (o *otlp) beginResource() {
+	o.resourceAttributes.reset()
+	o.resource.reset()
+	o.resourceErr = nil
+}
 
-func (o *otlp) endResource(err error) error {
+// takeResource reads the resource of the records that follow. What is wrong with it is refused with each of them: others
+// of the same request are not concerned.
+func (o *otlp) takeResource(read func() error) error {
+	err := read()
 	if err == nil {
 		err = o.collect(&o.resource, o.resourceAttributes.all)
 	}
-	return err
+	var syntax *syntaxError
+	if errors.As(err, &syntax) {
+		return err
+	}
+	o.resourceErr = cmpErr(o.resourceErr, err)
+	return nil
 }
 
 // takeSpan reads the next span and keeps it if it is a call, and the evaluations among its events. What is wrong with it
@@ -129,6 +142,9 @@ func (o *otlp) takeSpan(read func() error) error {
 	p.TraceId, p.SpanId, p.StartTimeUnixNano, p.EndTimeUnixNano, p.Status = nil, nil, 0, 0, &o.status
 	if err := read(); err != nil {
 		return o.reject(index, "", err)
+	}
+	if o.resourceErr != nil {
+		return o.reject(index, "resource", o.resourceErr)
 	}
 	p.Attributes, p.Events = o.attributes.all, o.events
 	err := o.collect(&o.own, p.Attributes)
@@ -181,14 +197,18 @@ func (o *otlp) takeLogRecord(read func() error) error {
 	o.attributes.reset()
 	r := &o.r
 	r.TraceId, r.SpanId, r.TimeUnixNano, r.ObservedTimeUnixNano, r.EventName = nil, nil, 0, 0, ""
-	err := read()
+	if err := read(); err != nil {
+		return o.reject(index, "", err)
+	}
+	if o.resourceErr != nil {
+		return o.reject(index, "resource", o.resourceErr)
+	}
+	r.Attributes = o.attributes.all
+	err := o.collect(&o.own, r.Attributes)
 	var q usage.Quality
 	counts := false
 	if err == nil {
-		r.Attributes = o.attributes.all
-		if err = o.collect(&o.own, r.Attributes); err == nil {
-			counts, err = o.logRecord(r, &q)
-		}
+		counts, err = o.logRecord(r, &q)
 	}
 	switch {
 	case err != nil:
