@@ -31,6 +31,7 @@ type decoder struct {
 	tenant    string // of the ingest token; "" leaves it to the record
 	mayScore  bool   // the ingest token is for quality
 	maxRecord int    // bytes
+	again     int    // bytes of refused records: they are stepped over more than once
 
 	lastTags map[string]string
 }

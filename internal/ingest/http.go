@@ -315,12 +315,21 @@ func parts(err error) (field, reason string) {
 	return "", err.Error()
 }
 
+// maxAgain bounds the bytes of refused records. Lines that are torn off seem to go on to the end of the body, and to
+// look for the next one behind each takes the square of its length: what is honest stays far below the bound.
+func (d *decoder) maxAgain() int { return 4*len(d.text) + maxRecord }
+
+var errTornOff = errors.New("too many records before this one are torn off: the rest of the body was not read")
+
 // each reads a body's records, of an array or one after the other, and keeps the good ones. Where an
 // array is broken what follows cannot be read; where a line is, the next one can.
 func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
-	index, inArray := 0, false
+	index := 0
 	record := func() error {
 		start := d.pos
+		if d.again > d.maxAgain() {
+			return errTornOff
+		}
 		err := one()
 		if err == nil && d.pos-start > d.maxRecord {
 			err = wrong("the record is larger than %d bytes", d.maxRecord)
@@ -330,19 +339,22 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 		case err == nil:
 			keep(index)
 		case errors.As(err, &field):
+			d.again += d.pos - start
 			d.pos = start
-			if err := d.over(inArray); err != nil {
+			if _, err := d.pass(); err != nil {
+				d.again += d.pos - start
 				return &fieldError{field.field, field.reason + "; " + err.Error()}
 			}
 			a.refuse(refusal{index, field.field, field.reason})
 		default:
+			d.again += d.pos - start
 			return err
 		}
 		index++
 		return nil
 	}
 	d.space()
-	if inArray = d.peek() == '['; inArray {
+	if d.peek() == '[' {
 		err := d.array(record)
 		if d.space(); err == nil && d.pos < len(d.text) {
 			err = d.syntax("there is more behind the array")
@@ -361,6 +373,9 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 		}
 		field, reason := parts(err)
 		a.refuse(refusal{index, field, reason})
+		if errors.Is(err, errTornOff) {
+			return
+		}
 		index++
 		next := bytes.IndexByte(d.text[start:], '\n')
 		if next < 0 {

@@ -235,7 +235,7 @@ func TestLiteLLMBadEntries(t *testing.T) {
 		{name: "arm", changes: map[string]string{"metadata": `{"user_api_key_team_id":"a","requester_metadata":{"flyball.arm":"left"}}`}, field: "metadata.requester_metadata.flyball.arm", reason: "holdback"},
 		{name: "not an object", body: "7", reason: "must be an object"},
 		{name: "UTF-8", body: "{\"id\":\"\xff\"}", field: "id", reason: "not valid UTF-8"},
-		{name: "bomb", body: `{"messages":` + strings.Repeat(`[`, 1_000_000), reason: "nested deeper"},
+		{name: "bomb", body: `{"messages":` + strings.Repeat(`[`, 1_000_000), reason: "ends within a value"},
 		{name: "cut off", body: `{"id":"a"`, reason: "expected"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
