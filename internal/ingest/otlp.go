@@ -89,23 +89,13 @@ func (i *Ingest) newOTLP(d *decoder, req *request, a *answer) *otlp {
 
 func (o *otlp) wireTraces() error {
 	return o.wireEnvelope(o.decoder.text, func(b []byte) error {
-		return o.takeSpan(func() error {
-			if len(b) > maxRecord {
-				return wrong("the span is larger than %d bytes", maxRecord)
-			}
-			return o.wireSpan(b, &o.p)
-		})
+		return o.takeSpan(func() error { return o.wireSpan(b, &o.p) })
 	})
 }
 
 func (o *otlp) wireLogs() error {
 	return o.wireEnvelope(o.decoder.text, func(b []byte) error {
-		return o.takeLogRecord(func() error {
-			if len(b) > maxRecord {
-				return wrong("the log record is larger than %d bytes", maxRecord)
-			}
-			return o.wireLogRecord(b, &o.r)
-		})
+		return o.takeLogRecord(func() error { return o.wireLogRecord(b, &o.r) })
 	})
 }
 

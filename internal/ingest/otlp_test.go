@@ -601,3 +601,12 @@ func TestOTLPBadResource(t *testing.T) {
 		require.Contains(t, a.Refused[0].Reason, "must be a whole number (many)")
 	}
 }
+
+// A long conversation is the dearest of calls: a span may be as large as its request, in both encodings.
+func TestOTLPLongConversation(t *testing.T) {
+	t.Parallel()
+	long := chat.with(attrs{"gen_ai.input.messages": strings.Repeat(`long "text" `, 200_000)})
+	spans, _, a, _ := decodeOne(t, testOptions(t, "", nil), "", export(acme, otelSpan(1, long)))
+	require.Empty(t, a.Refused)
+	require.Len(t, spans, 1)
+}
