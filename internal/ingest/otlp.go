@@ -334,7 +334,7 @@ func (e *statusError) rpc() *rpcstatus.Status {
 	case http.StatusBadRequest:
 		s.Code = int32(codes.InvalidArgument)
 		s.Details = details(&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: "body", Description: message}}})
-	case http.StatusUnsupportedMediaType, http.StatusRequestEntityTooLarge:
+	case http.StatusUnsupportedMediaType:
 		s.Code = int32(codes.InvalidArgument)
 	case http.StatusRequestTimeout:
 		s.Code = int32(codes.DeadlineExceeded)
@@ -342,7 +342,7 @@ func (e *statusError) rpc() *rpcstatus.Status {
 		s.Code = int32(codes.Unauthenticated)
 	case http.StatusForbidden:
 		s.Code = int32(codes.PermissionDenied)
-	case http.StatusTooManyRequests:
+	case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge: // which comes without RetryInfo
 		s.Code = int32(codes.ResourceExhausted)
 	default:
 		s.Code = int32(codes.Unavailable)
