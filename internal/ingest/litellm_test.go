@@ -222,7 +222,7 @@ func TestLiteLLMBadEntries(t *testing.T) {
 		{name: "NaN cost", changes: map[string]string{"response_cost": "NaN"}, field: "response_cost", reason: "amount in dollars"},
 		{name: "infinite cost", changes: map[string]string{"response_cost": "-Infinity"}, field: "response_cost", reason: "amount in dollars"},
 		{name: "negative cost", changes: map[string]string{"response_cost": "-0.1"}, field: "response_cost", reason: "negative"},
-		{name: "overflow", changes: map[string]string{"metadata": object(`{"prompt_tokens":99999999999999999999}`)}, field: "metadata.usage_object.prompt_tokens", reason: "at most"},
+		{name: "overflow", changes: map[string]string{"metadata": object(`{"prompt_tokens":99999999999999999999}`)}, field: "usage_object.prompt_tokens", reason: "at most"},
 		{name: "negative detail", changes: map[string]string{"metadata": object(`{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":-4}}`)}, field: "usage_object.prompt_tokens_details.cached_tokens", reason: "negative"},
 		{name: "1970", changes: map[string]string{"endTime": "0.5"}, field: "endTime", reason: "before 2020"},
 		{name: "2100", changes: map[string]string{"endTime": "4102444800"}, field: "endTime", reason: "in the future"},
@@ -246,7 +246,7 @@ func TestLiteLLMBadEntries(t *testing.T) {
 			spans, a, _ := decodeLiteLLM(t, opt, "", body+"\n"+litellmWith(t, nil))
 			require.NotEmpty(t, a.Refused)
 			require.Equal(t, 0, a.Refused[0].Index)
-			require.Contains(t, tc.field, a.Refused[0].Field)
+			require.Equal(t, tc.field, a.Refused[0].Field)
 			require.Contains(t, a.Refused[0].Reason, tc.reason)
 			require.Len(t, spans, 1, "the good entry is kept")
 		})
