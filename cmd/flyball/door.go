@@ -58,7 +58,7 @@ const readTokensEvery = 5 * time.Second
 func (s *system) watchTokens(ctx context.Context) {
 	tick := time.NewTicker(readTokensEvery)
 	defer tick.Stop()
-	before, _ := os.ReadFile(s.config.TokensFile)
+	var before []byte // the file may have changed since the start: the first look reads it in any case
 	for {
 		select {
 		case <-ctx.Done():

@@ -231,12 +231,10 @@ func TestTokensAreReadAgain(t *testing.T) {
 		require.True(t, letsIn("first") && !letsIn("second"), bad)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		write(stanza("first", ""))
+		write(stanza("first", ", next_hash: "+ingest.HashToken("second"))) // while the rest of the system starts
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { s.watchTokens(ctx); close(ended) }()
-		synctest.Wait()
-		write(stanza("first", ", next_hash: "+ingest.HashToken("second")))
 		time.Sleep(readTokensEvery + time.Second)
 		require.True(t, letsIn("first") && letsIn("second"), "both while one replaces the other")
 		write(stanza("second", ""))

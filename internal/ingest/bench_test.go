@@ -63,7 +63,7 @@ func BenchmarkDecodeAndPrice(b *testing.B) {
 			before := cpuTime(b)
 			for b.Loop() {
 				req, a := newRequest(i), &answer{}
-				format.decode(newDecoder(body, testNow, ""), req, a)
+				format.decode(newDecoder(body, testNow, &Caller{}), req, a)
 				if len(req.units) != spans {
 					b.Fatal(a.Refused)
 				}

@@ -289,15 +289,16 @@ func (c *commit) write() error {
 	return nil
 }
 
+// undo takes the marks back in the reverse order: an event that came in with its span has entered before it left.
 func (c *commit) undo() {
-	for _, k := range c.added {
-		c.memory.remove(k)
+	for _, w := range c.left {
+		c.lounge.enter(w)
 	}
 	for _, w := range c.entered {
 		c.lounge.leave(w)
 	}
-	for _, w := range c.left {
-		c.lounge.enter(w)
+	for _, k := range c.added {
+		c.memory.remove(k)
 	}
 }
 
@@ -378,6 +379,7 @@ func (c *commit) join(req *request, u *unit) {
 	}
 	about := u.event.subject()
 	dims, joined := c.memory.find(about.awaits())
+	joined = joined && dims != (dimensions{}) // else its span is known and what it was is lost: the store may know
 	full := len(c.lounge.byID) >= c.opt.MaxWaiting
 	if !joined && full && !about.described() {
 		req.refused = append(req.refused, refusal{

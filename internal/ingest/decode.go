@@ -29,16 +29,19 @@ type decoder struct {
 	cursor
 	now       time.Time
 	tenant    string // of the ingest token; "" leaves it to the record
+	mayScore  bool   // the ingest token is for quality
 	maxRecord int    // bytes
+	again     int    // bytes of refused records: they are stepped over more than once
 
 	lastTags map[string]string
 }
 
-func newDecoder(body []byte, now time.Time, tenant string) *decoder {
+func newDecoder(body []byte, now time.Time, caller *Caller) *decoder {
 	return &decoder{
 		cursor:   cursor{text: body, names: map[string]string{}},
 		now:      now,
-		tenant:   tenant,
+		tenant:   caller.Tenant,
+		mayScore: caller.may(ScopeQuality),
 		lastTags: map[string]string{}, maxRecord: maxRecord,
 	}
 }
@@ -282,6 +285,9 @@ func (d *decoder) count(s *usage.Span, t *wireTokens, said []byte) error {
 	}
 	return nil
 }
+
+// errMayNotScore refuses an evaluation that came with a call.
+var errMayNotScore = wrong("the ingest token is not for quality: send evaluations with one that is")
 
 // completeEmbedded fills the quality that came inside a span with the span's own dimensions.
 func (d *decoder) completeEmbedded(q *usage.Quality, s *usage.Span) error {

@@ -263,6 +263,9 @@ func (c *Caller) Charge(records int, now time.Time) {
 	}
 }
 
+// may reports whether the caller's token has a scope too.
+func (c *Caller) may(scope Scope) bool { return c.key == nil || slices.Contains(c.key.Scopes, scope) }
+
 // maxBody bounds one of the caller's requests.
 func (c *Caller) maxBody(atMost int64) int64 {
 	if c.key == nil || c.key.MaxBody == 0 {

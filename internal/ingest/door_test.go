@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
 // doorOf is a door to tokens that are right.
@@ -18,6 +19,8 @@ func doorOf(t testing.TB, tokens ...Token) *Door {
 	require.NoError(t, err)
 	return d
 }
+
+func bearer(secret string) []string { return []string{"Authorization", "Bearer " + secret} }
 
 // keyTo is a token with one secret.
 func keyTo(secret string, t Token) Token {
@@ -36,7 +39,6 @@ func TestDoor(t *testing.T) {
 		keyTo("to come", Token{Name: "to come", NotBefore: testNow.Add(time.Second)}),
 		keyTo("present", Token{Name: "present", NotBefore: testNow, Expires: testNow.Add(time.Second)}),
 	}
-	bearer := func(secret string) []string { return []string{"Authorization", "Bearer " + secret} }
 	for _, tc := range []struct {
 		name         string
 		tokens       []Token
@@ -195,4 +197,32 @@ func TestTokenLimits(t *testing.T) {
 
 	require.Equal(t, 403, send("scores", 1).Code)
 	require.Equal(t, 401, send("nobody", 1).Code)
+}
+
+// A token for spans alone brings no scores in, whether they are inside spans or among a span's events; the spans stay.
+func TestSpansAloneBringNoScores(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	opt := testOptions(t, t.TempDir(), sink)
+	opt.Door = doorOf(t, keyTo("spans", Token{Scopes: []Scope{ScopeSpans}}), keyTo("both", Token{Scopes: []Scope{ScopeSpans, ScopeQuality}}))
+	i, _ := start(t, opt)
+	p := otelSpan(1, chat)
+	p.Events = []*tracepb.Span_Event{{
+		Name: evaluationEvent, TimeUnixNano: p.EndTimeUnixNano,
+		Attributes: attrs{"gen_ai.evaluation.name": "e", "gen_ai.evaluation.score.value": 0.5}.list(),
+	}}
+	traces := marshal(t, export(acme, p))
+
+	w := post(i, "/v1/spans", gatewaySpan, bearer("spans")...)
+	require.Equal(t, 200, w.Code)
+	require.JSONEq(t, `{"accepted":1,"duplicates":0,"refused":[{"index":0,"field":"quality","reason":"the ingest token is not for quality: send evaluations with one that is"}]}`, w.Body.String())
+	warning := partial(t, post(i, "/v1/traces", traces, append(bearer("spans"), binaryType...)...))
+	require.Zero(t, warning.GetRejectedSpans())
+	require.Equal(t, "record 0: events[0] the ingest token is not for quality: send evaluations with one that is", warning.GetErrorMessage())
+	require.Eventually(t, func() bool { return i.Stats().SpoolRows == 0 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, 2, sink.count())
+
+	require.JSONEq(t, `{"accepted":0,"duplicates":1,"refused":[]}`, post(i, "/v1/spans", gatewaySpan, bearer("both")...).Body.String())
+	require.Nil(t, partial(t, post(i, "/v1/traces", traces, append(bearer("both"), binaryType...)...)))
+	require.Eventually(t, func() bool { return sink.count() == 4 }, 10*time.Second, time.Millisecond)
 }

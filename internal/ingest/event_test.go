@@ -57,7 +57,7 @@ func TestOutcomes(t *testing.T) {
 		require.Contains(t, a.Refused[0].Reason, tc.reason, tc.name)
 	}
 	for kind, value := range map[string]float64{"conversion": 1, "retention": 1, "ticket": -1, "escalation": -1} {
-		d := newDecoder([]byte(fmt.Sprintf(`{"id":"o","trace_id":"t","kind":%q,"value":null,"timestamp":"2026-06-01T11:30:00Z"}`, kind)), testNow, "")
+		d := newDecoder([]byte(fmt.Sprintf(`{"id":"o","trace_id":"t","kind":%q,"value":null,"timestamp":"2026-06-01T11:30:00Z"}`, kind)), testNow, &Caller{})
 		var o usage.Outcome
 		require.NoError(t, d.outcome(&o))
 		require.Equal(t, value, o.Value, kind)

@@ -64,7 +64,7 @@ func fuzzDecoder(f *testing.F, decode func(*decoder, *request, *answer), check f
 	i := &Ingest{opt: testOptions(f, "", nil), anyTenant: true}
 	f.Fuzz(func(t *testing.T, body []byte, tenant string) {
 		req, a := newRequest(i), &answer{}
-		decode(newDecoder(body, testNow, tenant), req, a)
+		decode(newDecoder(body, testNow, &Caller{Tenant: tenant}), req, a)
 		last := -1
 		for n := range req.units {
 			u := &req.units[n]

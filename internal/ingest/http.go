@@ -12,9 +12,11 @@ import (
 	"math"
 	"mime"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -63,7 +65,7 @@ func (i *Ingest) serve(scope Scope, decode func(*decoder, *request, *answer)) ht
 		return nil
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		a, err := i.take(r, scope, checkType, records)
+		a, err := i.take(w, r, scope, checkType, records)
 		w.Header().Set("Content-Type", "application/json")
 		if err != nil {
 			s := statusOf(err)
@@ -119,7 +121,10 @@ func (i *Ingest) admitted(r *http.Request, scope Scope) (*Caller, error) {
 }
 
 // take lets a request in, reads its body and makes its records durable. The error of decode refuses all of it.
-func (i *Ingest) take(r *http.Request, scope Scope, check func(contentType string) error, decode func(*decoder, *request, *answer) error) (*answer, error) {
+func (i *Ingest) take(w http.ResponseWriter, r *http.Request, scope Scope, check func(contentType string) error, decode func(*decoder, *request, *answer) error) (*answer, error) {
+	// Until the body is there: one that does not come holds a connection, refused or not, and a part of the memory.
+	connection := http.NewResponseController(w)
+	_ = connection.SetReadDeadline(time.Now().Add(i.bodyTime)) // only a test's response has none
 	caller, err := i.admitted(r, scope)
 	if err != nil {
 		return nil, err
@@ -132,12 +137,13 @@ func (i *Ingest) take(r *http.Request, scope Scope, check func(contentType strin
 	if err != nil {
 		return nil, err
 	}
+	_ = connection.SetReadDeadline(time.Time{}) // else it would end the request
 	return i.keep(r.Context(), body, caller, decode)
 }
 
 // keep decodes a body and makes its records durable.
 func (i *Ingest) keep(ctx context.Context, body []byte, caller *Caller, decode func(*decoder, *request, *answer) error) (*answer, error) {
-	d := newDecoder(body, i.opt.Now(), caller.Tenant)
+	d := newDecoder(body, i.opt.Now(), caller)
 	req, a := newRequest(i), &answer{Refused: []refusal{}}
 	if err := decode(d, req, a); err != nil {
 		return nil, err
@@ -213,10 +219,9 @@ func (i *Ingest) body(r *http.Request, limit int64) (body []byte, release func()
 	if r.ContentLength > limit {
 		return nil, release, tooLarge(limit)
 	}
-	body = make([]byte, 0, min(max(r.ContentLength, bodyChunk), limit, 1<<20)+1)
 	for {
-		if len(body) == cap(body) {
-			body = slices.Grow(body, bodyChunk)
+		if len(body) == cap(body) { // memory is taken as bytes arrive, whatever length was announced
+			body = slices.Grow(body, min(max(len(body), bodyChunk), 1<<20))
 		}
 		if more := int64(cap(body)) - taken; more > 0 {
 			taken += more
@@ -235,6 +240,8 @@ func (i *Ingest) body(r *http.Request, limit int64) (body []byte, release func()
 			return body, release, nil
 		case errors.As(err, &large):
 			return nil, release, tooLarge(limit)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, release, refuseAll(http.StatusRequestTimeout, "the body took longer than %s to come: send fewer records at once", i.bodyTime)
 		case err != nil:
 			return nil, release, refuseAll(http.StatusBadRequest, "read the body: %w", err)
 		}
@@ -272,9 +279,13 @@ func (d *decoder) spans(req *request, a *answer) {
 	d.each(a,
 		func() (err error) { hasQuality, err = d.span(&s, &q); return err },
 		func(index int) {
-			if hasQuality {
+			switch {
+			case hasQuality && d.mayScore:
 				req.addSpan(index, &s, &q)
-			} else {
+			case hasQuality:
+				a.refuse(refusal{index, "quality", errMayNotScore.Error()})
+				fallthrough
+			default:
 				req.addSpan(index, &s, nil)
 			}
 		})
@@ -304,12 +315,21 @@ func parts(err error) (field, reason string) {
 	return "", err.Error()
 }
 
+// maxAgain bounds the bytes of refused records. Lines that are torn off seem to go on to the end of the body, and to
+// look for the next one behind each takes the square of its length: what is honest stays far below the bound.
+func (d *decoder) maxAgain() int { return 4*len(d.text) + maxRecord }
+
+var errTornOff = errors.New("too many records before this one are torn off: the rest of the body was not read")
+
 // each reads a body's records, of an array or one after the other, and keeps the good ones. Where an
 // array is broken what follows cannot be read; where a line is, the next one can.
 func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
-	index, inArray := 0, false
+	index := 0
 	record := func() error {
 		start := d.pos
+		if d.again > d.maxAgain() {
+			return errTornOff
+		}
 		err := one()
 		if err == nil && d.pos-start > d.maxRecord {
 			err = wrong("the record is larger than %d bytes", d.maxRecord)
@@ -319,19 +339,22 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 		case err == nil:
 			keep(index)
 		case errors.As(err, &field):
+			d.again += d.pos - start
 			d.pos = start
-			if err := d.over(inArray); err != nil {
+			if _, err := d.pass(); err != nil {
+				d.again += d.pos - start
 				return &fieldError{field.field, field.reason + "; " + err.Error()}
 			}
 			a.refuse(refusal{index, field.field, field.reason})
 		default:
+			d.again += d.pos - start
 			return err
 		}
 		index++
 		return nil
 	}
 	d.space()
-	if inArray = d.peek() == '['; inArray {
+	if d.peek() == '[' {
 		err := d.array(record)
 		if d.space(); err == nil && d.pos < len(d.text) {
 			err = d.syntax("there is more behind the array")
@@ -350,6 +373,9 @@ func (d *decoder) each(a *answer, one func() error, keep func(index int)) {
 		}
 		field, reason := parts(err)
 		a.refuse(refusal{index, field, reason})
+		if errors.Is(err, errTornOff) {
+			return
+		}
 		index++
 		next := bytes.IndexByte(d.text[start:], '\n')
 		if next < 0 {

@@ -1,15 +1,19 @@
 package ingest
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -416,14 +420,27 @@ func TestBadRecordsInAnArray(t *testing.T) {
 	}
 }
 
-// Lines that each seem to open what never ends are told apart in time that grows with the body, not its square.
+// Lines that each seem to open what never ends are told apart in time that grows with the body, not its square: what
+// cannot be is not read.
 func TestBombALine(t *testing.T) {
 	t.Parallel()
-	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
-	for _, line := range []string{`{"usage":` + strings.Repeat("[", 40), `{"usage":{"a":[`, `{"a":[1,`} {
-		w := post(i, "/v1/spans", strings.Repeat(line+"\n", 1<<20/len(line)))
-		require.Equal(t, 400, w.Code)
+	i := &Ingest{opt: testOptions(t, "", nil)}
+	for path, decode := range map[string]func(*decoder, *request, *answer){"/v1/spans": (*decoder).spans, "/v1/litellm": i.litellm} {
+		for _, line := range []string{`{"usage":` + strings.Repeat("[", 40), `{"usage":{"a":[`, `{"a":[1,`, `{"id":[`, `{"trace_id":`, `{"a":"`} {
+			body := []byte(strings.Repeat(line+"\n", 2<<20/len(line)))
+			d, a := newDecoder(body, testNow, &Caller{}), &answer{}
+			decode(d, newRequest(i), a)
+			require.LessOrEqual(t, d.again, 6*len(body)+maxRecord, "%s of %s", path, line)
+			require.NotEmpty(t, a.Refused)
+		}
 	}
+	// A few torn lines cost themselves alone.
+	torn := strings.Repeat(`{"trace_id":`+"\n", 100)
+	d, a := newDecoder([]byte(torn+spanWith(t, nil)), testNow, &Caller{}), &answer{}
+	req := newRequest(i)
+	d.spans(req, a)
+	require.Len(t, a.Refused, 100)
+	require.Len(t, req.units, 1)
 }
 
 // A write that fails leaves nothing behind: the retry is no duplicate.
@@ -438,4 +455,112 @@ func TestFailedWriteIsForgotten(t *testing.T) {
 	w = post(i, "/v1/spans", spanWith(t, map[string]any{"span_id": "s2"}))
 	require.JSONEq(t, `{"accepted":1,"refused":[],"duplicates":0}`, w.Body.String())
 	require.Eventually(t, func() bool { return sink.count() == 2 }, 10*time.Second, time.Millisecond)
+}
+
+// An event that waited for its span within the write that failed waits for nothing afterwards.
+func TestFailedWriteOfAnEventAndItsSpan(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	i, _ := start(t, testOptions(t, t.TempDir(), sink))
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "first", "1")}, nil))
+	require.NoError(t, i.spool.active.Close()) // the next write fails
+	call, event := span("org", "t", "1"), score("q", "org", "t", "1")
+	both := newRequest(i)
+	both.addQuality(0, &event)
+	both.addSpan(1, &call, nil)
+	require.Error(t, i.submit(t.Context(), both))
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{call}, nil))
+	require.NoError(t, i.Accept(t.Context(), nil, []usage.Quality{event}))
+	require.Eventually(t, func() bool { return i.Stats().SpoolRows == 0 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, 3, sink.count(), "each once")
+}
+
+// stalled opens a connection on which a request announces a body of 32 MiB that does not come.
+func stalled(t *testing.T, front *httptest.Server, path string) net.Conn {
+	conn, err := net.Dial("tcp", front.Listener.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{", path, 32<<20)
+	require.NoError(t, err)
+	return conn
+}
+
+// waitsFor is a body that says when its first byte is not enough.
+type waitsFor struct {
+	io.ReadCloser
+	more func()
+	read int
+}
+
+func (b *waitsFor) Read(p []byte) (int, error) {
+	if b.read > 0 {
+		b.more()
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.read += n
+	return n, err
+}
+
+// Senders that announce much and send nothing keep nobody else out.
+func TestStalledBodiesTakeLittle(t *testing.T) {
+	t.Parallel()
+	i, _ := start(t, testOptions(t, t.TempDir(), newStore()))
+	var settled atomic.Int64 // requests that are refused, or of which nothing more comes
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := &waitsFor{ReadCloser: r.Body, more: sync.OnceFunc(func() { settled.Add(1) })}
+		r.Body = body
+		i.Handler().ServeHTTP(w, r)
+		body.more()
+	}))
+	defer front.Close()
+	const senders = 300
+	var open []net.Conn
+	for range senders {
+		open = append(open, stalled(t, front, "/v1/spans"))
+	}
+	require.Eventually(t, func() bool { return settled.Load() == senders }, 20*time.Second, time.Millisecond)
+	answer, err := http.Post(front.URL+"/v1/spans", "application/json", strings.NewReader(spanWith(t, nil)+strings.Repeat(" ", 2<<20)))
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	require.Equal(t, 200, answer.StatusCode)
+	for _, conn := range open {
+		require.NoError(t, conn.Close())
+	}
+}
+
+// A body that does not come is given up, and its memory given back.
+func TestStalledBodiesEnd(t *testing.T) {
+	t.Parallel()
+	i, err := Open(testOptions(t, t.TempDir(), newStore()))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, i.Close()) }()
+	i.bodyTime = 200 * time.Millisecond
+	front := httptest.NewServer(i.Handler())
+	defer front.Close()
+	for _, path := range []string{"/v1/spans", "/v1/traces"} {
+		answer, err := http.ReadResponse(bufio.NewReader(stalled(t, front, path)), nil)
+		require.NoError(t, err)
+		require.Equal(t, 408, answer.StatusCode)
+		require.NoError(t, answer.Body.Close())
+	}
+	require.Zero(t, i.inFlight.Load())
+
+	w := &timedResponse{ResponseRecorder: httptest.NewRecorder()}
+	r := httptest.NewRequest(http.MethodPost, "/v1/spans", strings.NewReader(spanWith(t, nil)))
+	r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost"
+	i.Handler().ServeHTTP(w, r)
+	require.Equal(t, 200, w.Code)
+	require.Len(t, w.deadlines, 2)
+	require.True(t, w.deadlines[1].IsZero(), "the bound ends with the body")
+}
+
+// timedResponse notes by when the request must have come.
+type timedResponse struct {
+	*httptest.ResponseRecorder
+	deadlines []time.Time
+}
+
+func (w *timedResponse) SetReadDeadline(at time.Time) error {
+	w.deadlines = append(w.deadlines, at)
+	return nil
 }

@@ -111,7 +111,8 @@ type Ingest struct {
 	stopOnce sync.Once
 	wake     chan struct{} // tells the inserter that rows have come
 
-	inFlight atomic.Int64 // bytes of bodies being read
+	inFlight atomic.Int64  // bytes of bodies being read
+	bodyTime time.Duration // in which a body must have come
 
 	// Of the committer alone, once it runs.
 	spool  *spool
@@ -153,6 +154,7 @@ func Open(opt Options) (*Ingest, error) {
 		memory:    memory{limit: opt.MaxIDs},
 		lounge:    newLounge(),
 		answers:   make(chan found, 1),
+		bodyTime:  callTime,
 	}
 	i.stats.unpriced = map[string]int64{}
 	if err := i.recover(); err != nil {

@@ -27,8 +27,6 @@ type cursor struct {
 	scratch []byte
 	names   map[string]string // strings that many records share
 	passes  bool              // values that nobody looks at may be what JSON forbids: see pass
-
-	lenient, deep bool // set by over
 }
 
 // syntaxError says that the text is not JSON at an offset: where the next record starts is unknown.
@@ -200,7 +198,7 @@ func (c *cursor) bytes() ([]byte, error) {
 		case b == '"':
 			c.pos = i + 1
 			s := c.text[start:i]
-			if !plain && !c.lenient && !utf8.Valid(s) {
+			if !plain && !utf8.Valid(s) {
 				return nil, wrong("is not valid UTF-8")
 			}
 			return s, nil
@@ -225,7 +223,7 @@ func (c *cursor) escaped(start, i int) ([]byte, error) {
 		switch {
 		case b == '"':
 			c.pos, c.scratch = i+1, out
-			if !c.lenient && !utf8.Valid(out) {
+			if !utf8.Valid(out) {
 				return nil, wrong("is not valid UTF-8")
 			}
 			return out, nil
@@ -259,7 +257,7 @@ func (c *cursor) escaped(start, i int) ([]byte, error) {
 				c.pos = i
 				return nil, c.syntax(`bad \u escape`)
 			}
-			if r < 0 && !c.lenient {
+			if r < 0 {
 				return nil, wrong(`has half a surrogate pair (%s)`, c.text[i:i+6])
 			}
 			out = utf8.AppendRune(out, r)
@@ -394,44 +392,11 @@ func (c *cursor) float(low, high float64) (float64, error) {
 func (c *cursor) notANumber() error {
 	for _, name := range [...]string{"NaN", "Infinity"} {
 		if bytes.HasPrefix(c.text[c.pos:], []byte(name)) {
-			if c.pos += len(name); c.lenient {
-				return nil
-			}
+			c.pos += len(name)
 			return wrong("NaN and Infinity are not JSON")
 		}
 	}
 	return c.syntax("not a JSON value")
-}
-
-// over passes over a value that was found wrong: what is no more than wrong in it, to where the next value starts.
-// Only where others follow in the same array may that be nested deeply: with a record a line the next one starts at the
-// next line, and to look for the end of each anew would take the square of the body's length.
-func (c *cursor) over(inArray bool) error {
-	c.lenient, c.deep = true, inArray
-	_, err := c.skip()
-	c.lenient, c.deep = false, false
-	return err
-}
-
-// brackets passes over a value by its brackets and strings alone.
-func (c *cursor) brackets() error {
-	for depth := 0; c.pos < len(c.text); {
-		switch c.text[c.pos] {
-		case '[', '{':
-			depth++
-		case ']', '}':
-			depth--
-		case '"':
-			if _, err := c.bytes(); err != nil {
-				return err
-			}
-			continue
-		}
-		if c.pos++; depth == 0 {
-			return nil
-		}
-	}
-	return c.syntax("the text ends within a value")
 }
 
 // skip reads any value and returns its text.
@@ -446,12 +411,6 @@ func (c *cursor) skip() ([]byte, error) {
 
 func (c *cursor) value(depth int) error {
 	if b := c.peek(); depth == 0 && (b == '[' || b == '{') {
-		switch {
-		case c.deep:
-			return c.brackets()
-		case c.lenient:
-			return c.syntax(fmt.Sprintf("nested deeper than %d levels", maxDepth))
-		}
 		return wrong("is nested deeper than %d levels", maxDepth)
 	}
 	var literal string

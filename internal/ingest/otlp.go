@@ -72,6 +72,7 @@ type otlp struct {
 
 	attributes, resourceAttributes attributeList
 	own, resource                  facts
+	resourceErr                    error // what is wrong with the resource, and so with its records
 
 	index    int   // of the record that comes next
 	rejected int64 // spans or log records
@@ -88,33 +89,35 @@ func (i *Ingest) newOTLP(d *decoder, req *request, a *answer) *otlp {
 
 func (o *otlp) wireTraces() error {
 	return o.wireEnvelope(o.decoder.text, func(b []byte) error {
-		return o.takeSpan(func() error {
-			if len(b) > maxRecord {
-				return wrong("the span is larger than %d bytes", maxRecord)
-			}
-			return o.wireSpan(b, &o.p)
-		})
+		return o.takeSpan(func() error { return o.wireSpan(b, &o.p) })
 	})
 }
 
 func (o *otlp) wireLogs() error {
 	return o.wireEnvelope(o.decoder.text, func(b []byte) error {
-		return o.takeLogRecord(func() error {
-			if len(b) > maxRecord {
-				return wrong("the log record is larger than %d bytes", maxRecord)
-			}
-			return o.wireLogRecord(b, &o.r)
-		})
+		return o.takeLogRecord(func() error { return o.wireLogRecord(b, &o.r) })
 	})
 }
 
-func (o *otlp) beginResource() { o.resourceAttributes.reset() }
+func (o *otlp) beginResource() {
+	o.resourceAttributes.reset()
+	o.resource.reset()
+	o.resourceErr = nil
+}
 
-func (o *otlp) endResource(err error) error {
+// takeResource reads the resource of the records that follow. What is wrong with it is refused with each of them: others
+// of the same request are not concerned.
+func (o *otlp) takeResource(read func() error) error {
+	err := read()
 	if err == nil {
 		err = o.collect(&o.resource, o.resourceAttributes.all)
 	}
-	return err
+	var syntax *syntaxError
+	if errors.As(err, &syntax) {
+		return err
+	}
+	o.resourceErr = cmpErr(o.resourceErr, err)
+	return nil
 }
 
 // takeSpan reads the next span and keeps it if it is a call, and the evaluations among its events. What is wrong with it
@@ -129,6 +132,9 @@ func (o *otlp) takeSpan(read func() error) error {
 	p.TraceId, p.SpanId, p.StartTimeUnixNano, p.EndTimeUnixNano, p.Status = nil, nil, 0, 0, &o.status
 	if err := read(); err != nil {
 		return o.reject(index, "", err)
+	}
+	if o.resourceErr != nil {
+		return o.reject(index, "resource", o.resourceErr)
 	}
 	p.Attributes, p.Events = o.attributes.all, o.events
 	err := o.collect(&o.own, p.Attributes)
@@ -148,6 +154,9 @@ func (o *otlp) takeSpan(read func() error) error {
 	for n, e := range p.Events {
 		var q usage.Quality
 		counts, err := o.event(e, &s, isCall, p, &q)
+		if err == nil && counts && !o.mayScore {
+			err = errMayNotScore
+		}
 		switch {
 		case err != nil: // the span stays: its events are not what rejected_spans counts
 			o.refuse(index, fmt.Sprintf("events[%d]", n), err)
@@ -178,14 +187,18 @@ func (o *otlp) takeLogRecord(read func() error) error {
 	o.attributes.reset()
 	r := &o.r
 	r.TraceId, r.SpanId, r.TimeUnixNano, r.ObservedTimeUnixNano, r.EventName = nil, nil, 0, 0, ""
-	err := read()
+	if err := read(); err != nil {
+		return o.reject(index, "", err)
+	}
+	if o.resourceErr != nil {
+		return o.reject(index, "resource", o.resourceErr)
+	}
+	r.Attributes = o.attributes.all
+	err := o.collect(&o.own, r.Attributes)
 	var q usage.Quality
 	counts := false
 	if err == nil {
-		r.Attributes = o.attributes.all
-		if err = o.collect(&o.own, r.Attributes); err == nil {
-			counts, err = o.logRecord(r, &q)
-		}
+		counts, err = o.logRecord(r, &q)
 	}
 	switch {
 	case err != nil:
@@ -225,7 +238,7 @@ func (i *Ingest) serveOTLP(sig signal) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		binary, typeErr := isBinary(r.Header.Get("Content-Type"))
 		var o *otlp
-		a, err := i.take(r, sig.scope, func(string) error { return typeErr }, func(d *decoder, req *request, a *answer) error {
+		a, err := i.take(w, r, sig.scope, func(string) error { return typeErr }, func(d *decoder, req *request, a *answer) error {
 			o = i.newOTLP(d, req, a)
 			return o.decode(sig, binary)
 		})
@@ -321,13 +334,15 @@ func (e *statusError) rpc() *rpcstatus.Status {
 	case http.StatusBadRequest:
 		s.Code = int32(codes.InvalidArgument)
 		s.Details = details(&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: "body", Description: message}}})
-	case http.StatusUnsupportedMediaType, http.StatusRequestEntityTooLarge:
+	case http.StatusUnsupportedMediaType:
 		s.Code = int32(codes.InvalidArgument)
+	case http.StatusRequestTimeout:
+		s.Code = int32(codes.DeadlineExceeded)
 	case http.StatusUnauthorized:
 		s.Code = int32(codes.Unauthenticated)
 	case http.StatusForbidden:
 		s.Code = int32(codes.PermissionDenied)
-	case http.StatusTooManyRequests:
+	case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge: // which comes without RetryInfo
 		s.Code = int32(codes.ResourceExhausted)
 	default:
 		s.Code = int32(codes.Unavailable)

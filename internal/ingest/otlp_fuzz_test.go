@@ -16,7 +16,7 @@ import (
 func fuzzed(t *testing.T, opt Options, body string, sig signal, binary bool) (spans []usage.Span, a *answer, err error) {
 	i := &Ingest{opt: opt, anyTenant: true}
 	req, a := newRequest(i), &answer{}
-	o := i.newOTLP(newDecoder([]byte(body), testNow, ""), req, a)
+	o := i.newOTLP(newDecoder([]byte(body), testNow, &Caller{}), req, a)
 	err = o.decode(sig, binary)
 	if int(o.rejected) > len(a.Refused)+a.Unlisted {
 		t.Fatalf("%d rejected, %d explained", o.rejected, len(a.Refused))

@@ -27,9 +27,9 @@ import (
 
 // Bounds of OTLP/gRPC. Together they are what the bodies of HTTP may take.
 const (
-	maxMessage = 4 << 20 // bytes after decompression: gRPC's own default, which senders keep to
-	maxCalls   = 64      // being read or made durable
-	callTime   = 30 * time.Second
+	maxMessage = 4 << 20          // bytes after decompression: gRPC's own default, which senders keep to
+	maxCalls   = 64               // being read or made durable
+	callTime   = 30 * time.Second // in which a message must have come and be durable, and a body of HTTP have come
 )
 
 // ServeOTLP serves OTLP/gRPC, traces and logs, until ctx ends; calls under way may then finish.

@@ -128,7 +128,7 @@ func TestOTLPOverGRPC(t *testing.T) {
 func TestGRPCErrors(t *testing.T) {
 	t.Parallel()
 	opt := testOptions(t, t.TempDir(), newStore())
-	opt.Door = doorOf(t, Token{Hashes: []string{HashToken("secret")}, Tenant: "org"})
+	opt.Door = doorOf(t, Token{Hashes: []string{HashToken("secret")}, Tenant: "org"}, Token{Hashes: []string{HashToken("small")}, MaxBody: 10})
 	opt.MinFree = 1 << 60
 	i, _ := start(t, opt)
 	client := coltracepb.NewTraceServiceClient(dialGRPC(t, serveGRPC(t, i)))
@@ -140,5 +140,8 @@ func TestGRPCErrors(t *testing.T) {
 	require.Equal(t, codes.Unavailable, s.Code(), "what a sender must send again")
 	require.Contains(t, s.Message(), "disk is full")
 	require.Len(t, s.Details(), 1)
+	_, err = client.Export(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer small"), export(acme, otelSpan(1, chat)))
+	require.Equal(t, codes.ResourceExhausted, status.Code(err), "larger than the token may send")
+	require.Empty(t, status.Convert(err).Details(), "without RetryInfo it is not sent again")
 	require.EqualValues(t, 30, s.Details()[0].(*errdetails.RetryInfo).GetRetryDelay().GetSeconds())
 }

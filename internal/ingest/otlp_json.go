@@ -25,7 +25,7 @@ func (o *otlp) jsonLogs() error {
 	})
 }
 
-// whole reads one record, and moves behind it too when something in it is wrong.
+// whole reads one record or resource, and moves behind it too when something in it is wrong.
 func (o *otlp) whole(read func() error) error {
 	start := o.pos
 	err := read()
@@ -66,17 +66,9 @@ func (o *otlp) jsonResource(scopes, records string, record func() error) error {
 		switch string(name) {
 		case "resource":
 			seen = true
-			return o.message(func(name []byte) error {
-				if string(name) != "attributes" {
-					return o.other()
-				}
-				return o.jsonAttributes(&o.resourceAttributes)
-			})
+			return o.takeResource(func() error { return o.whole(o.jsonResourceAttributes) })
 		case scopes:
 			if seen {
-				if err := o.endResource(nil); err != nil {
-					return err
-				}
 				return o.jsonScopes(records, record)
 			}
 			later = o.pos
@@ -86,9 +78,6 @@ func (o *otlp) jsonResource(scopes, records string, record func() error) error {
 	if err != nil || later < 0 {
 		return err
 	}
-	if err := o.endResource(nil); err != nil {
-		return err
-	}
 	end := o.pos
 	o.pos = later
 	if err := o.jsonScopes(records, record); err != nil {
@@ -96,6 +85,15 @@ func (o *otlp) jsonResource(scopes, records string, record func() error) error {
 	}
 	o.pos = end
 	return nil
+}
+
+func (o *otlp) jsonResourceAttributes() error {
+	return o.message(func(name []byte) error {
+		if string(name) != "attributes" {
+			return o.other()
+		}
+		return o.jsonAttributes(&o.resourceAttributes)
+	})
 }
 
 func (o *otlp) jsonScopes(records string, record func() error) error {

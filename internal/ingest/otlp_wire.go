@@ -65,10 +65,12 @@ func eachMessage(b []byte, wanted protowire.Number, each func(b []byte) error) e
 func (o *otlp) wireEnvelope(body []byte, record func(b []byte) error) error {
 	return eachMessage(body, 1, func(b []byte) error {
 		o.beginResource()
-		err := eachMessage(b, 1, func(b []byte) error {
-			return eachMessage(b, 1, func(b []byte) error { return o.wireAttribute(b, &o.resourceAttributes) })
+		err := o.takeResource(func() error {
+			return eachMessage(b, 1, func(b []byte) error {
+				return eachMessage(b, 1, func(b []byte) error { return o.wireAttribute(b, &o.resourceAttributes) })
+			})
 		})
-		if err := o.endResource(err); err != nil {
+		if err != nil {
 			return err
 		}
 		return eachMessage(b, 2, func(b []byte) error { return eachMessage(b, 2, record) })

@@ -1,52 +1,40 @@
 package ingest
 
-import (
-	"bytes"
-	"fmt"
-)
-
-// maxPassDepth bounds the nesting of what is passed over: above what any sender's tool schemas have.
-const maxPassDepth = 512
+import "bytes"
 
 // pass moves behind a value without looking into it, and returns its text. Formats that are not ours carry
 // whole conversations, in which senders write what JSON forbids: NaN, lone surrogates, bytes that are no
-// UTF-8. Only quotes and brackets matter here, and nothing is kept per level but one byte.
+// UTF-8. Only quotes, commas and the number of open brackets matter here, so that nesting costs nothing.
 func (c *cursor) pass() ([]byte, error) {
-	start := c.pos
-	var open [maxPassDepth]byte
-	depth := 0
+	start, depth, behindValue := c.pos, 0, false
 	for {
 		c.space()
-		switch b := c.peek(); b {
-		case '"':
+		switch b := c.peek(); {
+		case c.pos == len(c.text):
+			return nil, c.syntax("the text ends within a value")
+		case (b == '}' || b == ']') && depth > 0:
+			depth--
+			c.pos++
+		case (b == ',' || b == ':') && depth > 0:
+			c.pos++
+			behindValue = false
+			continue
+		case behindValue:
+			return nil, c.syntax("expected a comma or the end of a value")
+		case b == '{' || b == '[':
+			depth++
+			c.pos++
+			continue
+		case b == '"':
 			if err := c.passString(); err != nil {
 				return nil, err
 			}
-		case '{', '[':
-			if depth == maxPassDepth {
-				return nil, c.syntax(fmt.Sprintf("nested deeper than %d levels", maxPassDepth))
-			}
-			open[depth] = b + 2 // in ASCII, what closes a bracket stands two behind it
-			depth++
-			c.pos++
-		case '}', ']':
-			if depth == 0 || open[depth-1] != b {
-				return nil, c.syntax("not a JSON value")
-			}
-			depth--
-			c.pos++
-		case ',', ':':
-			if depth == 0 {
-				return nil, c.syntax("not a JSON value")
-			}
-			c.pos++
-			continue
 		default:
 			if !c.passWord() {
 				return nil, c.syntax("not a JSON value")
 			}
 		}
-		if depth == 0 {
+		if behindValue = true; depth == 0 {
 			return c.text[start:c.pos], nil
 		}
 	}

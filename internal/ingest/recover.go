@@ -23,7 +23,8 @@ const (
 // recovery replays frames into memory and lounge. It reads segments and summaries alike.
 type recovery struct {
 	ingest *Ingest
-	dims   []dimensions // that the summary has named
+	dims   []dimensions // that the summary has named, by their numbers
+	lost   bool         // some of them: the numbers of later ones are not known
 }
 
 func (r *recovery) frame(at time.Time, records []byte) error {
@@ -35,18 +36,21 @@ func (r *recovery) record(at time.Time, k kind, body []byte) error {
 	in := reader{from: body}
 	switch k {
 	case kindDimensions, kindDimensions1:
-		r.dims = append(r.dims, in.dimensions(k))
+		if d := in.dimensions(k); !r.lost {
+			r.dims = append(r.dims, d)
+		}
 	case kindSeen:
 		d := dimensions{}
-		if n := in.uvarint(); n > uint64(len(r.dims)) {
-			return fmt.Errorf("dimensions %d of %d", n, len(r.dims))
-		} else if n > 0 {
+		if n := in.uvarint(); n > 0 && n <= uint64(len(r.dims)) {
 			d = r.dims[n-1]
+		} else if n > 0 && !r.lost {
+			return fmt.Errorf("dimensions %d of %d", n, len(r.dims))
 		}
 		for len(in.from) > 0 && in.err == nil {
 			r.saw(at, d, in.id())
 		}
 	case kindDamaged:
+		r.lost = true
 	case kindWaiting, kindWaiting1:
 		e, err := waitingEvent(k, &in)
 		if err != nil {
@@ -135,8 +139,8 @@ func appendDimensions(to []byte, d dimensions) []byte {
 	return w
 }
 
-// loadSummary reads the summary of an earlier segment. A damaged one is set aside: what is lost is
-// only the knowledge of some retries.
+// loadSummary reads the summary of an earlier segment. A damaged one is mended as a segment is: a copy is set aside,
+// and the file keeps its whole frames, on which waiting events depend.
 func (i *Ingest) loadSummary(start int64) error {
 	path := summaryPath(i.opt.Dir, start)
 	text, done, err := mapped(path)
@@ -145,15 +149,36 @@ func (i *Ingest) loadSummary(start int64) error {
 	}
 	defer done()
 	r := recovery{ingest: i}
-	good, err := scan(text, 0, r.frame)
-	if err == nil && good == len(text) {
-		return nil
+	good, damaged, last := 0, false, time.Time{}
+	for {
+		good, err = scan(text, good, func(at time.Time, records []byte) error { last = at; return r.frame(at, records) })
+		if err == nil && good > 0 && good == len(text) {
+			return nil
+		}
+		behind := frameBehind(text, good)
+		if !damaged {
+			damaged = true
+			i.stats.corruptSegments.Add(1)
+			if err := setAside(path+corruptSuffix, text); err != nil {
+				return err
+			}
+			i.log.Error("summary of a drained segment is damaged: retries of the records in its damaged part may count twice, and events that waited there are lost; a copy is set aside",
+				"summary", path, "at", good, "size", len(text), "next_whole", behind, "copy", path+corruptSuffix, "error", err)
+		}
+		if behind == 0 {
+			break
+		}
+		if err := bridge(path, text, good, behind, last); err != nil {
+			return fmt.Errorf("mend a damaged summary: %w", err)
+		}
 	}
-	i.log.Error("summary of a drained segment is damaged: retries of its records may count twice",
-		"file", path, "whole", good, "size", len(text), "error", err)
-	i.stats.corruptSegments.Add(1)
-	if err := os.Rename(path, path+corruptSuffix); err != nil {
-		return fmt.Errorf("set a damaged summary aside: %w", err)
+	if good == 0 {
+		err = os.Remove(path)
+	} else {
+		err = settleFile(path, int64(good))
+	}
+	if err != nil {
+		return fmt.Errorf("cut off the damaged end of a summary: %w", err)
 	}
 	return nil
 }
@@ -244,11 +269,14 @@ func (i *Ingest) forgetSummaries() {
 	for _, start := range starts {
 		path := summaryPath(i.opt.Dir, start)
 		last, err := lastAccepted(path)
-		if err == nil && i.opt.Now().Sub(last) <= keepSummaries {
-			return // the later ones are younger
+		if err == nil {
+			if i.opt.Now().Sub(last) <= keepSummaries {
+				return // the later ones are younger
+			}
+			err = os.Remove(path)
 		}
-		if err = errors.Join(err, os.Remove(path)); err != nil {
-			i.log.Error("remove an old summary", "file", path, "error", err)
+		if err != nil { // one that cannot be read may be needed yet
+			i.log.Error("remove an old summary; it stays", "file", path, "error", err)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func (s *spool) openSegment(start, end int64, replay func(time.Time, []byte) err
 		behind := frameBehind(text, good)
 		if !damaged && good < len(text) && (end != math.MaxInt64 || behind > 0 || good == 0 && size > len(segmentMagic)) {
 			damaged = true
-			if err := s.setAside(start, text); err != nil {
+			if err := setAside(s.path(start, corruptSuffix), text); err != nil {
 				return nil, false, err
 			}
 			s.log.Error("spool segment is damaged; a copy is set aside, and the whole frames of it are kept",
@@ -78,14 +78,13 @@ func mapped(path string) (text []byte, done func(), err error) {
 	return text, func() { _ = unix.Munmap(text) }, nil
 }
 
-// setAside keeps a copy of a segment as it was found, the first time.
-func (s *spool) setAside(start int64, text []byte) error {
-	aside := s.path(start, corruptSuffix)
+// setAside keeps a copy of a damaged file as it was found, the first time.
+func setAside(aside string, text []byte) error {
 	if _, err := os.Stat(aside); err == nil {
 		return nil
 	}
 	if err := writeDurably(aside, func(f io.Writer) error { _, err := f.Write(text); return err }); err != nil {
-		return fmt.Errorf("set the damaged segment aside: %w", err)
+		return fmt.Errorf("set a copy of a damaged file aside: %w", err)
 	}
 	return nil
 }

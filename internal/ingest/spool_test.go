@@ -200,3 +200,103 @@ func TestSummaryIsTriedAgain(t *testing.T) {
 	require.Eventually(t, func() bool { _, err := os.Stat(first.path); return os.IsNotExist(err) }, 10*time.Second, 5*time.Millisecond)
 	require.FileExists(t, summaryPath(opt.Dir, first.start))
 }
+
+// Old summaries go; one that cannot be read now is kept until it can.
+func TestOldSummariesAreForgotten(t *testing.T) {
+	t.Parallel()
+	c := &clock{at: testNow}
+	opt := testOptions(t, t.TempDir(), newStore())
+	opt.Now = c.now
+	i, err := Open(opt)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, i.Close()) }()
+	summaryAt := func(start int64, text string) string {
+		path := summaryPath(opt.Dir, start)
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	whole := segmentMagic + string(framed(nil))
+	unread, old := summaryAt(0, whole[:len(whole)-1]), summaryAt(1, whole)
+	i.forgetSummaries()
+	require.FileExists(t, old)
+	c.advance(keepSummaries + time.Second)
+	i.forgetSummaries()
+	require.NoFileExists(t, old)
+	require.FileExists(t, unread)
+}
+
+// Damage to a summary costs what stands in the damaged frame, however often the spool is opened: the events that wait
+// on both sides of it find their spans, and spans whose dimensions may be lost give nobody wrong ones.
+func TestDamagedSummary(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		frame   int // that is damaged
+		waiting int64
+	}{{"in the middle", 1, 2}, {"at the end", 3, 1}} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			sink := newStore()
+			opt := testOptions(t, t.TempDir(), sink)
+			opt.SegmentSize = 500
+			i, err := Open(opt)
+			require.NoError(t, err)
+			waits := func(id string) { // until its call comes
+				require.NoError(t, i.Accept(t.Context(), nil, []usage.Quality{score(id, "org", "trace of "+id, "")}))
+			}
+			other := span("org", "other", "1")
+			other.Model = "gpt-4o-mini"
+			waits("before")
+			require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "1")}, nil))
+			require.NoError(t, i.Accept(t.Context(), []usage.Span{other}, nil))
+			waits("behind")
+			for n := 0; len(i.spool.segments) < 2; n++ {
+				require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "filler", fmt.Sprint(n))}, nil))
+			}
+			for i.backlogged() {
+				require.NoError(t, i.drain(t.Context()))
+			}
+			path := summaryPath(opt.Dir, 0)
+			require.FileExists(t, path)
+			require.NoError(t, i.Close())
+			text, err := os.ReadFile(path)
+			require.NoError(t, err)
+			at := len(segmentMagic)
+			for range tc.frame {
+				_, n := frame(text[at:])
+				at += n
+			}
+			if tc.frame == 3 { // and nothing behind it
+				_, n := frame(text[at:])
+				text = text[:at+n]
+			}
+			text[at+frameHeader+payloadHeader+3] ^= 1
+			require.NoError(t, os.WriteFile(path, text, 0o600))
+
+			for run := range 3 {
+				i, err = Open(opt)
+				require.NoError(t, err)
+				require.EqualValues(t, tc.waiting, i.Stats().Waiting)
+				require.Equal(t, run == 0, i.Stats().CorruptSegments == 1, "reported once")
+				if run < 2 {
+					require.NoError(t, i.Close())
+				}
+			}
+			aside, err := os.ReadFile(path + corruptSuffix)
+			require.NoError(t, err)
+			require.Equal(t, text, aside)
+			require.NoError(t, i.Accept(t.Context(), nil, []usage.Quality{score("late", "org", "other", "1")}))
+			require.NoError(t, i.Accept(t.Context(), []usage.Span{other, span("org", "trace of before", "1"), span("org", "trace of behind", "1")}, nil))
+			require.EqualValues(t, 1, i.Stats().Duplicates, "a call behind the damage is known, and so is one before it")
+			for i.backlogged() {
+				require.NoError(t, i.drain(t.Context()))
+			}
+			require.NoError(t, i.Close())
+			require.Equal(t, "gpt-4o-mini", sink.score("late").ServedModel)
+			require.Equal(t, "gpt-4o", sink.score("before").ServedModel)
+			if tc.frame != 3 {
+				require.Equal(t, "gpt-4o", sink.score("behind").ServedModel)
+			}
+		})
+	}
+}
