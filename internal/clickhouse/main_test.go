@@ -47,8 +47,10 @@ func TestStore(t *testing.T) {
 		{"unpriced", testUnpriced},
 		{"kpi", testKPI},
 		{"kpi percentiles of a hot key", testKPIHot},
+		{"rebuild of an old month", testRebuildOld},
 		{"rerate", testRerate},
 		{"rerate at once", testRerateAtOnce},
+		{"rerate cut short", testRerateCutShort},
 		{"audit", testAudit},
 		{"errors", testErrors},
 	} {
