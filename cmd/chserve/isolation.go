@@ -65,12 +65,16 @@ var tenantFilter = fmt.Sprintf(
 
 // filter is the condition under which a reader's connection sees a row of t.
 func (e embargo) filter(t tableName) string {
-	column, ok := e.columns[t]
-	if !ok || e.models == "" {
+	columns := e.columns[t]
+	if len(columns) == 0 || e.models == "" {
 		return tenantFilter
 	}
-	return fmt.Sprintf("%s AND (substring(getSetting('log_comment'), %d, 1) = '%s' OR NOT match(%s, %s))",
-		tenantFilter, markerID+2, markerEmbargoed, column, quoteString(e.models))
+	var matches []string
+	for _, column := range columns {
+		matches = append(matches, fmt.Sprintf("match(%s, %s)", column, quoteString(e.models)))
+	}
+	return fmt.Sprintf("%s AND (substring(getSetting('log_comment'), %d, 1) = '%s' OR NOT (%s))",
+		tenantFilter, markerID+2, markerEmbargoed, strings.Join(matches, " OR "))
 }
 
 // filteredDatabases are the databases whose every table has a row filter: those of the tenant tables, and

@@ -33,8 +33,8 @@ type tableName struct{ database, table string }
 type embargo struct {
 	// models is a regular expression of the names of embargoed models; empty embargoes none.
 	models string
-	// columns name the column that holds the model, by table.
-	columns map[tableName]string
+	// columns name the columns that hold a model, by table.
+	columns map[tableName][]string
 }
 
 // parseOptions reads the command line and the users file, and reports everything that is wrong with them
@@ -51,7 +51,7 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	flags.StringVar(&usersFile, "users", "", `JSON file of [{"user","password","tenants":[],"all_tenants","embargoed","admin"}], readable by its owner only (required)`)
 	flags.StringVar(&tenantTables, "tenant-tables", "", "every table with a tenant_id column, as db.table,db.table; users who are not admin see their tenants' rows of these and no other table")
 	flags.StringVar(&opts.embargo.models, "embargoed-models", "", "regular expression (RE2) of models whose rows in --embargo only users with embargoed see; empty: none")
-	flags.StringVar(&embargoColumns, "embargo", "", "the columns with the model's name in the tables under embargo, as db.table.column,db.table.column")
+	flags.StringVar(&embargoColumns, "embargo", "", "every column with a model's name in the tables under embargo, as db.table.column,db.table.column")
 	flags.IntVar(&opts.concurrency, "concurrency", 16, "statements run at once; more wait")
 	flags.BoolVar(&opts.exitWithStdin, "exit-with-stdin", false, "stop at the end of standard input, so that the server never outlives its parent")
 	if err := flags.Parse(args); err != nil {
@@ -130,8 +130,8 @@ func parseTableNames(list string) ([]tableName, error) {
 }
 
 // parseColumnNames reads db.table.column of tenant tables.
-func parseColumnNames(list string, tables []tableName) (map[tableName]string, error) {
-	columns := map[tableName]string{}
+func parseColumnNames(list string, tables []tableName) (map[tableName][]string, error) {
+	columns := map[tableName][]string{}
 	for item := range strings.SplitSeq(list, ",") {
 		if item = strings.TrimSpace(item); item == "" {
 			continue
@@ -144,7 +144,7 @@ func parseColumnNames(list string, tables []tableName) (map[tableName]string, er
 		if !slices.Contains(tables, table) {
 			return nil, fmt.Errorf("--embargo: %s.%s is not among --tenant-tables", parts[0], parts[1])
 		}
-		columns[table] = parts[2]
+		columns[table] = append(columns[table], parts[2])
 	}
 	return columns, nil
 }

@@ -128,7 +128,9 @@ func sharingOf(c config.Config, database string) (devstack.Sharing, error) {
 	for _, t := range tables {
 		sharing.TenantTables = append(sharing.TenantTables, database+"."+t.Name)
 		if t.Quality {
-			sharing.EmbargoColumns = append(sharing.EmbargoColumns, database+"."+t.Name+"."+t.Model)
+			for _, model := range t.Models {
+				sharing.EmbargoColumns = append(sharing.EmbargoColumns, database+"."+t.Name+"."+model)
+			}
 		}
 	}
 	return sharing, nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,15 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flyball-dev/flyball/internal/clickhouse"
-	"github.com/flyball-dev/flyball/internal/config"
-	"github.com/flyball-dev/flyball/internal/devstack"
 	"github.com/flyball-dev/flyball/internal/pricing"
 )
 
 // missingOptions are the flags of `flyball prices missing`.
 type missingOptions struct {
-	state, config, book, since string
-	json                       bool
+	stored
+	book, since string
+	json        bool
 }
 
 // missingPrice is a model that was called without a price, and whether the book has one by now.
@@ -43,26 +43,11 @@ Exit 0 when every call has a price, 1 when one has not, 3 when ClickHouse is awa
 			return pricesMissing(cmd, o, time.Now().UTC())
 		},
 	}
-	c.Flags().StringVar(&o.state, "state", ".flyball", "state folder of the running flyball up")
-	c.Flags().StringVar(&o.config, "config", "", "configuration of a real deployment, in place of --state")
+	o.flags(c)
 	c.Flags().StringVar(&o.book, "book", "", "price book to look in, in place of the configured one")
 	c.Flags().StringVar(&o.since, "since", "", "calls from this day or moment on (default: the last 30 days)")
 	c.Flags().BoolVar(&o.json, "json", false, "print one JSON object per model")
 	return c
-}
-
-// storeConfig is the configuration that says where ClickHouse is: that of a deployment, or of a running flyball up.
-func storeConfig(file, state string) (config.Config, error) {
-	if file != "" {
-		return loadConfig(file)
-	}
-	a, err := devstack.ReadAddresses(state)
-	if err != nil {
-		return config.Config{}, &exitError{exitUsage, err}
-	}
-	c := config.Default()
-	c.ClickHouse = config.ClickHouse(a.ClickHouse)
-	return c, nil
 }
 
 func pricesMissing(cmd *cobra.Command, o missingOptions, now time.Time) error {
@@ -73,14 +58,11 @@ func pricesMissing(cmd *cobra.Command, o missingOptions, now time.Time) error {
 			return &exitError{exitUsage, err}
 		}
 	}
-	c, err := storeConfig(o.config, o.state)
+	c, err := o.configuration()
 	if err != nil {
 		return err
 	}
-	if o.book == "" {
-		o.book = c.PriceBook
-	}
-	prices, err := loadBook(o.book)
+	prices, err := loadBook(cmp.Or(o.book, c.PriceBook))
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
@@ -91,7 +73,7 @@ func pricesMissing(cmd *cobra.Command, o missingOptions, now time.Time) error {
 	defer store.Close()
 	models, err := store.Unpriced(cmd.Context(), clickhouse.UnpricedQuery{From: from, To: now.Add(time.Hour)})
 	if err != nil {
-		return &exitError{exitAway, err}
+		return storeError(err)
 	}
 	return answerMissing(cmd.OutOrStdout(), markMissing(models, prices), o.json)
 }

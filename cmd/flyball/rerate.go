@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,32 +20,44 @@ import (
 	"github.com/flyball-dev/flyball/internal/devstack"
 )
 
-// storedRange is what the commands that work on stored telemetry have in common: where it is, and when.
-type storedRange struct {
-	config   string
-	state    string
-	from, to string
-}
+// stored is what the commands that work on stored telemetry have in common: where it is.
+type stored struct{ config, state string }
 
-func (o *storedRange) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.from, "from", "", "begin, as 2026-01-15 or 2026-01-15T09:00:00Z (UTC)")
-	cmd.Flags().StringVar(&o.to, "to", "", "end, which is not in the range")
+func (o *stored) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.config, "config", "", "configuration of a real deployment, in place of --state")
 	cmd.Flags().StringVar(&o.state, "state", ".flyball", "state folder of the running flyball up")
 }
 
+// configuration says where ClickHouse is: that of a deployment, or of a running flyball up.
+func (o *stored) configuration() (config.Config, error) {
+	if o.config != "" {
+		return loadConfig(o.config)
+	}
+	c := config.Default()
+	a, err := devstack.ReadAddresses(o.state)
+	if err != nil {
+		return c, &exitError{exitUsage, fmt.Errorf("%w: start flyball up here, or pass --config", err)}
+	}
+	c.ClickHouse = config.ClickHouse(a.ClickHouse)
+	return c, nil
+}
+
+// storedRange is where telemetry is stored, and when it is from.
+type storedRange struct {
+	stored
+	from, to string
+}
+
+func (o *storedRange) flags(cmd *cobra.Command) {
+	o.stored.flags(cmd)
+	cmd.Flags().StringVar(&o.from, "from", "", "begin, as 2026-01-15 or 2026-01-15T09:00:00Z (UTC)")
+	cmd.Flags().StringVar(&o.to, "to", "", "end, which is not in the range")
+}
+
 // times parses the range.
 func (o *storedRange) times() (from, to time.Time, err error) {
-	parse := func(flag, text string) (time.Time, error) {
-		for _, layout := range []string{time.DateOnly, time.RFC3339} {
-			if at, err := time.Parse(layout, text); err == nil {
-				return at.UTC(), nil
-			}
-		}
-		return time.Time{}, fmt.Errorf("--%s: %q is neither a day like 2026-01-15 nor a time like 2026-01-15T09:00:00Z", flag, text)
-	}
-	from, fromErr := parse("from", o.from)
-	to, toErr := parse("to", o.to)
+	from, fromErr := parseMoment("--from", o.from)
+	to, toErr := parseMoment("--to", o.to)
 	if err := errors.Join(fromErr, toErr); err != nil {
 		return from, to, err
 	}
@@ -54,25 +65,6 @@ func (o *storedRange) times() (from, to time.Time, err error) {
 		return from, to, errors.New("--from must be before --to")
 	}
 	return from, to, nil
-}
-
-// open finds the configuration and connects to its ClickHouse.
-func (o *storedRange) open(ctx context.Context, errs io.Writer) (config.Config, *clickhouse.Store, error) {
-	c := config.Default()
-	if o.config != "" {
-		var err error
-		if c, err = loadConfig(o.config); err != nil {
-			return c, nil, err
-		}
-	} else {
-		a, err := devstack.ReadAddresses(o.state)
-		if err != nil {
-			return c, nil, &exitError{exitUsage, fmt.Errorf("%w: start flyball up here, or pass --config", err)}
-		}
-		c.ClickHouse = config.ClickHouse(a.ClickHouse)
-	}
-	store, err := openStore(ctx, c.ClickHouse, slog.New(slog.NewTextHandler(errs, nil)))
-	return c, store, err
 }
 
 // rerateCommand prices stored calls again.
@@ -94,14 +86,18 @@ func rerateCommand() *cobra.Command {
 			if q.From, q.To, err = o.times(); err != nil {
 				return &exitError{exitUsage, err}
 			}
-			c, store, err := o.open(cmd.Context(), cmd.ErrOrStderr())
+			c, err := o.configuration()
+			if err != nil {
+				return err
+			}
+			if q.Book, err = loadBook(cmp.Or(bookFile, c.PriceBook)); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			store, err := openStore(cmd.Context(), c.ClickHouse, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}
 			defer store.Close()
-			if q.Book, err = loadBook(cmp.Or(bookFile, c.PriceBook)); err != nil {
-				return &exitError{exitUsage, err}
-			}
 			q.ID = uuid.NewString()
 			if u, err := user.Current(); err == nil && q.By == "" {
 				q.By = u.Username
@@ -166,8 +162,10 @@ func rebuildCommand() *cobra.Command {
 		Use:   "rebuild --from TIME --to TIME",
 		Short: "Compute the rollups of whole months anew from the raw rows",
 		Long: "Compute the rollups of the months that the range touches from the raw calls, scores and outcomes: once\n" +
-			"after an upgrade that adds rollups. Stop ingest first; senders and spools wait. It is safe to be cut\n" +
-			"short and repeated. Months whose raw rows have expired are refused.",
+			"after an upgrade that adds rollups. Before it stop the senders, wait until GET /v1/ingest says\n" +
+			"spool_rows: 0, and stop ingest: a batch that is under way would count twice. A rerate that was cut short\n" +
+			"is finished first; start none meanwhile. It is safe to be cut short and repeated. Months whose raw rows\n" +
+			"have expired are refused.",
 		Example: "  flyball rebuild --from 2026-01-01 --to 2026-03-01 --config deploy/flyball.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -175,7 +173,11 @@ func rebuildCommand() *cobra.Command {
 			if err != nil {
 				return &exitError{exitUsage, err}
 			}
-			_, store, err := o.open(cmd.Context(), cmd.ErrOrStderr())
+			c, err := o.configuration()
+			if err != nil {
+				return err
+			}
+			store, err := openStore(cmd.Context(), c.ClickHouse, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}

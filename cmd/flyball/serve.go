@@ -64,7 +64,7 @@ func migrateCommand() *cobra.Command {
 			}
 			defer store.Close()
 			if err := store.Migrate(cmd.Context()); err != nil {
-				return &exitError{exitAway, err}
+				return storeError(err)
 			}
 			return nil
 		},

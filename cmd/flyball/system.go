@@ -23,7 +23,6 @@ import (
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/pricing"
-	"github.com/flyball-dev/flyball/internal/pricing/book"
 	"github.com/flyball-dev/flyball/internal/redis"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/policies"
@@ -97,12 +96,7 @@ func (s *system) loadFiles() error {
 			return fmt.Errorf("policies in %s: %w", s.config.Policies, err)
 		}
 	}
-	if s.config.PriceBook == "" {
-		s.book, err = book.Default()
-	} else {
-		s.book, err = book.Load(s.config.PriceBook)
-	}
-	if err != nil {
+	if s.book, err = loadBook(s.config.PriceBook); err != nil {
 		return err
 	}
 	s.door, err = s.openDoor()

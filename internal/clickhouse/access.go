@@ -15,7 +15,7 @@ type Access struct {
 	Roles []string
 	// Groups are the identity provider's, by name.
 	Groups map[string]Group
-	// EmbargoedModels are names of requested models, * and ? standing for any characters and any one.
+	// EmbargoedModels are names of models, requested or served, * and ? standing for any characters and any one.
 	EmbargoedModels []string
 	// Unrestricted are users and roles of the server that go on seeing every row: Flyball's own user, at least.
 	Unrestricted []string
@@ -113,8 +113,8 @@ var readerProfile = map[string]limit{
 //	          users_without_row_policies_can_read_rows says
 //	all       every row, for the roles of every tenant and those unrestricted
 //	tenant_x  the rows of tenant x, for the role of that tenant
-//	embargo   restrictive, on what tells quality: no row of an embargoed model, for everyone but the
-//	          embargo's role and those unrestricted
+//	embargo   restrictive, on what tells quality: no row that an embargoed model was asked for or served,
+//	          for everyone but the embargo's role and those unrestricted
 func (a Access) wanted(database string, tables []TenantTable) accessState {
 	// Names begin with the database's, so that two databases of one server stay apart.
 	name := func(part string) string { return database + "_" + part }
@@ -158,12 +158,24 @@ func (a Access) wanted(database string, tables []TenantTable) accessState {
 		}
 		if pattern != "" && t.Quality {
 			policy("embargo", rowPolicy{
-				filter: "NOT match(" + t.Model + ", " + quote(pattern) + ")", restrictive: true,
+				filter: embargoFilter(t.Models, pattern), restrictive: true,
 				to: joined(append(slices.Clone(a.Unrestricted), name("embargo"))...), toAll: true,
 			})
 		}
 	}
 	return s
+}
+
+// embargoFilter is that none of the columns names an embargoed model.
+func embargoFilter(columns []string, pattern string) string {
+	matches := make([]string, len(columns))
+	for i, column := range columns {
+		matches[i] = "match(" + column + ", " + quote(pattern) + ")"
+	}
+	if len(matches) == 1 {
+		return "NOT " + matches[0]
+	}
+	return "NOT (" + strings.Join(matches, " OR ") + ")"
 }
 
 // AccessSQL are the statements that make a server without any of it read the database as a says.

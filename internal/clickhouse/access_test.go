@@ -39,7 +39,11 @@ func someAccess() Access {
 	}
 }
 
-var someTables = []TenantTable{{Name: "kpi_1m", Model: "requested_model"}, {Name: "quality", Model: "requested_model", Quality: true}}
+var someTables = []TenantTable{
+	{Name: "baselines", Models: []string{"model"}, Quality: true},
+	{Name: "kpi_1m", Models: []string{"requested_model", "model"}},
+	{Name: "quality", Models: []string{"requested_model", "model"}, Quality: true},
+}
 
 func TestAccessSQL(t *testing.T) {
 	t.Parallel()
@@ -71,7 +75,7 @@ func TestAccessDrift(t *testing.T) {
 		"a policy is gone": {
 			func(s *accessState) { delete(s.policies, policyName{"flyball_embargo", "quality"}) },
 			[]string{"CREATE ROW POLICY OR REPLACE `flyball_embargo` ON flyball.quality AS RESTRICTIVE FOR SELECT USING " +
-				"NOT match(requested_model, '^(?s:next-.*|model\\\\..)$') TO ALL EXCEPT `backup`, `flyball`, `flyball_embargo`"},
+				"NOT (match(requested_model, '^(?s:next-.*|model\\\\..)$') OR match(model, '^(?s:next-.*|model\\\\..)$')) TO ALL EXCEPT `backup`, `flyball`, `flyball_embargo`"},
 		},
 		"a right too many": {
 			func(s *accessState) {
@@ -125,7 +129,9 @@ func TestAccess(t *testing.T) {
 	for _, table := range tables {
 		names = append(names, "flyball."+table.Name)
 		if table.Quality {
-			columns = append(columns, "flyball."+table.Name+"."+table.Model)
+			for _, model := range table.Models {
+				columns = append(columns, "flyball."+table.Name+"."+model)
+			}
 		}
 	}
 	var users []chservetest.User
@@ -259,32 +265,33 @@ func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 	ctx := t.Context()
 	base := time.Now().UTC().Truncate(time.Minute).Add(-30 * time.Minute)
 	to := base.Add(10 * time.Minute)
-	record := func(tenant, model string, n int) {
-		spans := calls(n, base, usage.Span{RequestedModel: model, Model: model, Cost: 100, TraceID: "", Tokens: usage.Tokens{UncachedInput: 5, Output: 1}})
+	record := func(tenant, model, served string, n int) {
+		spans := calls(n, base, usage.Span{RequestedModel: model, Model: served, Cost: 100, TraceID: "", Tokens: usage.Tokens{UncachedInput: 5, Output: 1}})
 		for i := range spans {
 			spans[i].TenantID, spans[i].TraceID = tenant, fmt.Sprint(tenant, model, i)
 			spans[i].SpanID = spans[i].TraceID
 		}
 		token := tenant + model
 		require.NoError(t, admin.InsertSpans(ctx, spans, token))
-		require.NoError(t, admin.InsertQuality(ctx, []usage.Quality{{ID: token, TraceID: token, TenantID: tenant, Model: model, Timestamp: base, Score: 0.5, Kind: "judge"}}, token))
+		require.NoError(t, admin.InsertQuality(ctx, []usage.Quality{{ID: token, TraceID: token, TenantID: tenant, Model: model, ServedModel: served, Timestamp: base, Score: 0.5, Kind: "judge"}}, token))
 		require.NoError(t, admin.RecordIncident(ctx, contract.IncidentRecord{
 			ID: token, Key: usage.Key{Tenant: tenant, Model: model}, OpenedAt: base, UpdatedAt: base, Reason: "quality fell", Detail: []byte("{}"),
 		}))
 	}
-	record("t", "now-1", 3)
-	record("t", "next-1", 2)
-	record("other", "now-1", 10)
-	record(`o'dd\`, "model.5", 20)
+	record("t", "now-1", "now-1", 3)
+	record("t", "next-1", "now-1", 2)
+	record("other", "now-1", "now-1", 10)
+	record("other", "now-2", "next-1", 1) // a route leads there
+	record(`o'dd\`, "model.5", "model.5", 20)
 
 	for _, test := range []struct {
 		group             string
 		keys, calls       int64
 		scored, incidents int
 	}{
-		{"fin-ops", 4, 35, 2, 2},
-		{"night shift", 4, 35, 2, 2},
-		{"evaluation", 4, 35, 4, 4},
+		{"fin-ops", 5, 36, 2, 3},
+		{"night shift", 5, 36, 2, 3},
+		{"evaluation", 5, 36, 5, 5},
 		{"t-analysts", 2, 5, 1, 1},
 		{"t-evaluation", 2, 5, 2, 2},
 		{"partners", 3, 25, 1, 1},
@@ -301,7 +308,7 @@ func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 			require.NoError(t, err)
 			require.Len(t, incidents, test.incidents)
 			theirs := usage.Key{Tenant: "other", Model: "now-1"}
-			sees := test.keys == 4
+			sees := test.keys == 5
 			traces, err := s.WorstTraces(ctx, theirs, base, to, 5)
 			require.NoError(t, err)
 			require.Equal(t, sees, len(traces) > 0)

@@ -66,7 +66,8 @@ var spansTable = table{"spans", []column{
 }}
 
 // InsertSpans stores a batch. The token names the batch: the same batch sent again under the same token
-// is stored once, in the table and in every rollup, as long as fewer than 10,000 inserts came between.
+// is stored once, in the table and in every rollup, as long as fewer than 10,000 parts came between: a batch makes
+// one for each day that it reaches.
 // A batch must therefore be sent again unchanged, and under a token of its own.
 func (s *Store) InsertSpans(ctx context.Context, spans []usage.Span, token string) error {
 	err := s.insertOnce(ctx, spansTable, token, len(spans), func(i int) []any {

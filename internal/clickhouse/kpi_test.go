@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"math/big"
@@ -325,6 +326,32 @@ func testKPI(t *testing.T, s *Store) {
 	requireResolutionsAgree(t, s)
 	require.NoError(t, s.conn.Exec(t.Context(), "ALTER TABLE spans DELETE WHERE trace_id = 'trace-7' SETTINGS mutations_sync = 2"))
 	require.ErrorContains(t, s.RebuildRollups(t.Context(), from, to, func(string) {}), "raw rows have expired")
+}
+
+// testRebuildOld rebuilds a month whose minutes have expired, while merges are forced that would come in the background
+// at some time: its hours and days hold every call.
+func testRebuildOld(t *testing.T, s *Store) {
+	now := time.Now().UTC()
+	from := monthOf(now.AddDate(0, 0, -150))
+	q := KPIQuery{From: from, To: from.AddDate(0, 0, 10), Step: 24 * time.Hour, GroupBy: []Dimension{ByTenant}, Percentiles: true}
+	f := manyFacts(rand.New(rand.NewPCG(51, 52)), 300, q.From, q.To)
+	f.evaluations, f.outcomes = nil, nil
+	require.NoError(t, s.InsertSpans(t.Context(), f.spans, "old"))
+	ctx, stop := context.WithCancel(t.Context())
+	merged := make(chan struct{})
+	go func() {
+		defer close(merged)
+		for ctx.Err() == nil {
+			_ = s.conn.Exec(ctx, "OPTIMIZE TABLE kpi_1m_rebuild FINAL") // the table comes and goes
+		}
+	}()
+	err := s.RebuildRollups(t.Context(), q.From, q.To, func(string) {})
+	stop()
+	<-merged
+	require.NoError(t, err)
+	got, err := s.KPI(t.Context(), q, now)
+	require.NoError(t, err)
+	requireKPIs(t, f.measured(q), got, "rebuilt")
 }
 
 // requireResolutionsAgree compares the sums of every column of every rollup, histograms code by code.

@@ -49,8 +49,10 @@ func TestStore(t *testing.T) {
 		{"kpi by hand", testKPIByHand},
 		{"kpi percentiles of a hot key", testKPIHot},
 		{"complexity", testComplexity},
+		{"rebuild of an old month", testRebuildOld},
 		{"rerate", testRerate},
 		{"rerate at once", testRerateAtOnce},
+		{"rerate cut short", testRerateCutShort},
 		{"audit", testAudit},
 		{"errors", testErrors},
 	} {

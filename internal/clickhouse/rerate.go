@@ -28,9 +28,10 @@ type RerateQuery struct {
 	Progress func(step string) // may be nil
 }
 
-// The states of a Rerate.
+// The states of a Rerate. One that is applying may have changed some of its calls, and only ever becomes done.
 const (
 	reratePlanned   = "planned"
+	rerateApplying  = "applying"
 	rerateDone      = "done"
 	rerateAbandoned = "abandoned"
 )
@@ -66,8 +67,8 @@ const rerateBatch = 10_000
 //
 // It is safe to be killed. Nothing is changed before the whole plan is stored, and a stored plan that was not
 // carried out is finished first by whichever run comes next; that must be before the tables have taken 10,000
-// more inserts, which is how long they remember a token. Of two runs at the same time at most one changes
-// anything, and the other fails. Times of the audit are the server's.
+// more parts, which is how long they remember a token. Of two runs that planned on the same calls at most one
+// changes anything, and the other fails. Times of the audit are the server's.
 //
 // Medians that detection keeps (sweep_1m, and the codes of baselines where a known price changes) stay as they
 // were; the sums of baselines follow.
@@ -97,16 +98,19 @@ func (s *Store) Rerate(ctx context.Context, q RerateQuery) (Rerate, error) {
 	return s.carryOut(ctx, r, q.Progress)
 }
 
-// finishRerates carries out the plans that were left.
+// finishRerates carries out the plans that were left, those first that have changed something already. A plan that
+// another overtook has changed nothing and is abandoned, which is no error of whoever comes next.
 func (s *Store) finishRerates(ctx context.Context, progress func(string)) error {
-	left, err := s.rerates(ctx, "state = 'planned'")
-	if err != nil {
-		return err
-	}
-	for _, r := range left {
-		progress("finishing the run " + r.ID + " that was cut short")
-		if _, err := s.carryOut(ctx, r, progress); err != nil {
+	for _, state := range []string{rerateApplying, reratePlanned} {
+		left, err := s.rerates(ctx, "state = {state:String}", ch.Named("state", state))
+		if err != nil {
 			return err
+		}
+		for _, r := range left {
+			progress("finishing the run " + r.ID + " that was cut short")
+			if _, err := s.carryOut(ctx, r, progress); err != nil && !errors.Is(err, errOvertaken) {
+				return err
+			}
 		}
 	}
 	return nil
@@ -250,17 +254,35 @@ func (s *Store) storePlan(ctx context.Context, q RerateQuery, r *Rerate, batch [
 	return err
 }
 
-// carryOut applies a stored plan, unless another run may have planned on the same calls. It may be repeated.
-func (s *Store) carryOut(ctx context.Context, r Rerate, progress func(string)) (Rerate, error) {
-	others, err := s.rerates(ctx, "id != {id:String} AND (state = 'planned' OR state = 'done' AND updated_at > {start:DateTime64(3, 'UTC')})",
+// errOvertaken is that another run may have planned on the same calls.
+var errOvertaken = errors.New("so this one has changed nothing: run it again")
+
+// begin marks a planned run as applying, or abandons it where another run may have planned on the same calls.
+// A plan is stored before it looks for others, so that of two at least one sees the other. What another process
+// made of this run meanwhile stands.
+func (s *Store) begin(ctx context.Context, r Rerate) (Rerate, error) {
+	found, err := s.rerates(ctx, "id = {id:String} OR state IN ('planned', 'applying') OR state = 'done' AND updated_at > {start:DateTime64(3, 'UTC')}",
 		ch.Named("id", r.ID), ch.Named("start", r.StartedAt))
 	if err != nil {
-		return Rerate{}, err
+		return r, err
 	}
-	if len(others) > 0 {
-		r.State = rerateAbandoned
-		return r, errors.Join(fmt.Errorf("pricing again: the run %s by %q went on at the same time, so this one has changed nothing: run it again", others[0].ID, others[0].By),
-			s.recordRerate(ctx, r))
+	r.State = rerateApplying
+	for _, other := range found {
+		if other.ID != r.ID {
+			r.State = rerateAbandoned
+			err = fmt.Errorf("pricing again: the run %s by %q went on at the same time, %w", other.ID, other.By, errOvertaken)
+		} else if other.State == rerateApplying || other.State == rerateDone {
+			return other, nil
+		}
+	}
+	return r, errors.Join(err, s.recordRerate(ctx, r))
+}
+
+// carryOut applies a stored plan. It may be repeated, and by several processes at once.
+func (s *Store) carryOut(ctx context.Context, r Rerate, progress func(string)) (Rerate, error) {
+	r, err := s.begin(ctx, r)
+	if err != nil || r.State == rerateDone {
+		return r, err
 	}
 	for batch := range r.Batches {
 		if err := s.correctRollups(ctx, r.ID, batch); err != nil {
@@ -314,7 +336,8 @@ SELECT toStartOfFifteenMinutes(timestamp) AS bucket, now64(3, 'UTC') FROM repric
 WHERE rerate = {id:String} AND batch = {batch:UInt32} GROUP BY bucket`, args...)
 }
 
-// correctSpans sets the prices of a batch's calls. It names the calls by a hash of their ids, tenant and time.
+// correctSpans sets the prices of a batch's calls that still have the old ones: a run that stalls while another
+// finishes its plan must not undo what later runs did. It names the calls by a hash of their ids, tenant and time.
 func (s *Store) correctSpans(ctx context.Context, id string, batch uint32) error {
 	var day uint32
 	var from, to time.Time
@@ -331,7 +354,8 @@ func (s *Store) correctSpans(ctx context.Context, id string, batch uint32) error
   cost_pico_usd = transform(%[1]s, %[2]s, %[3]s, cost_pico_usd),
   price_version = transform(%[1]s, %[2]s, %[4]s, toString(price_version))
 IN PARTITION %[5]d
-WHERE timestamp >= fromUnixTimestamp64Milli(%[6]d, 'UTC') AND timestamp <= fromUnixTimestamp64Milli(%[7]d, 'UTC') AND %[1]s IN (SELECT %[1]s %[8]s)`,
+WHERE timestamp >= fromUnixTimestamp64Milli(%[6]d, 'UTC') AND timestamp <= fromUnixTimestamp64Milli(%[7]d, 'UTC')
+  AND (%[1]s, cost_pico_usd, toString(price_version)) IN (SELECT %[1]s, old_cost_pico_usd, toString(old_price_version) %[8]s)`,
 		name, list(name), list("new_cost_pico_usd"), list("toString(new_price_version)"), day, from.UnixMilli(), to.UnixMilli(), of))
 }
 

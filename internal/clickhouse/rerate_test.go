@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -161,4 +162,58 @@ func testRerateAtOnce(t *testing.T, s *Store) {
 	require.EqualValues(t, 3_000_000_000_000, number(t, s, "SELECT sum(cost_pico_usd) FROM kpi_1d"))
 	require.EqualValues(t, 3_000_000_000_000, number(t, s, "SELECT sum(cost_pico_usd) FROM spans"))
 	require.EqualValues(t, 1, number(t, s, "SELECT count() FROM rerates FINAL WHERE id = 'slow' AND state = 'abandoned'"))
+}
+
+// testRerateCutShort has runs that have corrected the rollups and not yet the calls: killed beside the plan of another,
+// killed before the rollups are rebuilt, and overtaken by one that finishes their plan. The last prices stand
+// everywhere.
+func testRerateCutShort(t *testing.T, s *Store) {
+	now := time.Now().UTC()
+	to := now.Truncate(24 * time.Hour)
+	from := to.AddDate(0, 0, -1)
+	f := manyFacts(rand.New(rand.NewPCG(41, 42)), 200, from, to)
+	f.evaluations, f.outcomes = nil, nil
+	require.NoError(t, s.InsertSpans(t.Context(), f.spans, "all"))
+	rerate := func(version, dollars string, halfway func(cancel func())) error {
+		q := RerateQuery{ID: version, From: from, To: to, All: true, By: "ann", Book: bookOf(t, version, dollars, "served-0", "served-1")}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		q.Progress = func(step string) {
+			if strings.HasPrefix(step, "rollups") {
+				halfway(cancel)
+			}
+		}
+		_, err := s.Rerate(ctx, q)
+		f.reprice(q.Book, true)
+		return err
+	}
+	kill := func(cancel func()) { cancel() }
+	finish := func(func()) {}
+
+	require.Error(t, rerate("v2", "3", func(cancel func()) {
+		rival, err := s.planRerate(t.Context(), RerateQuery{ID: "rival", From: from, To: to, All: true, By: "bob",
+			Book: bookOf(t, "v9", "9", "served-0"), Progress: func(string) {}})
+		require.NoError(t, err)
+		rival.State = reratePlanned
+		require.NoError(t, s.recordRerate(t.Context(), rival))
+		cancel()
+	}))
+	require.NoError(t, rerate("v3", "4", finish))
+	requireRerated(t, s, f, now, from)
+	require.EqualValues(t, 2, number(t, s, "SELECT count() FROM rerates FINAL WHERE id = 'rival' AND state = 'abandoned' OR id = 'v2' AND state = 'done'"))
+
+	require.Error(t, rerate("v4", "5", kill))
+	require.NoError(t, s.RebuildRollups(t.Context(), from, to, func(string) {}))
+	requireRerated(t, s, f, now, from)
+
+	stalled := false
+	require.NoError(t, rerate("v5", "6", func(func()) {
+		if !stalled {
+			stalled = true
+			f.reprice(bookOf(t, "v5", "6", "served-0", "served-1"), true)
+			require.NoError(t, rerate("v6", "7", finish))
+		}
+	}))
+	f.reprice(bookOf(t, "v6", "7", "served-0", "served-1"), true)
+	requireRerated(t, s, f, now, from)
 }

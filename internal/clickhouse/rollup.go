@@ -41,9 +41,14 @@ var rollups = []struct {
 // RebuildRollups computes the rollups of whole months anew from the raw rows, by the queries of their own views:
 // what an upgrade that adds rollups needs once. Every month is built aside and swapped in, so a run that is cut
 // short leaves each month old or new, and is repeated. Rows that come in meanwhile would be lost to
-// the rollups: ingest must be stopped; a month that does not agree with its raw rows afterwards is an error.
+// the rollups, and a batch that is under way would count twice: ingest must have emptied its spool and be stopped;
+// a month that does not agree with its raw rows is an error. Runs of Rerate that were cut short are finished first,
+// since their tokens, once used, correct nothing that is built from the old prices; none may begin meanwhile.
 // Months of which raw rows have expired are refused, since their rollups are all that is left.
 func (s *Store) RebuildRollups(ctx context.Context, from, to time.Time, progress func(step string)) error {
+	if err := s.finishRerates(ctx, progress); err != nil {
+		return err
+	}
 	for _, r := range rollups {
 		days, err := s.days(ctx, r.raw, monthOf(from), monthOf(to.AddDate(0, 1, 0).Add(-1)))
 		if err != nil {
@@ -70,29 +75,33 @@ func monthOf(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC)
 }
 
-// rebuildMonth builds shadows of the month's partitions day by day and swaps them in.
+// rebuildMonth builds shadows of the month's partitions day by day and, when they hold what the raw rows do, swaps
+// them in.
 func (s *Store) rebuildMonth(ctx context.Context, raw string, tables []string, count string, month time.Time, days []time.Time) error {
-	agree := func(op, problem string) error {
+	agree := func(rollup string, fewer bool, problem string) error {
 		var rows, counted uint64
 		args := []any{ch.Named("from", month), ch.Named("to", month.AddDate(0, 1, 0))}
 		if err := s.conn.QueryRow(ctx, "SELECT count() FROM "+raw+" WHERE timestamp >= {from:DateTime('UTC')} AND timestamp < {to:DateTime('UTC')}", args...).Scan(&rows); err != nil {
 			return err
 		}
-		if err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT sum(%s) FROM %s WHERE day >= toDate({from:DateTime('UTC')}) AND day < toDate({to:DateTime('UTC')})", count, tables[2]), args...).Scan(&counted); err != nil {
+		if err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT sum(%s) FROM %s WHERE day >= toDate({from:DateTime('UTC')}) AND day < toDate({to:DateTime('UTC')})", count, rollup), args...).Scan(&counted); err != nil {
 			return err
 		}
-		if op == "expired" && counted > rows || op == "late" && counted != rows {
-			return fmt.Errorf("%s counts %d and %s has %d rows: %s", tables[2], counted, raw, rows, problem)
+		if counted > rows || counted < rows && !fewer {
+			return fmt.Errorf("%s counts %d and %s has %d rows: %s", rollup, counted, raw, rows, problem)
 		}
 		return nil
 	}
-	if err := agree("expired", "raw rows have expired, and the rollup is all that is left"); err != nil {
+	const late = "rows came in meanwhile: stop ingest and run it again"
+	byDay := tables[len(tables)-1]
+	if err := agree(byDay, true, "raw rows have expired, and the rollup is all that is left"); err != nil {
 		return err
 	}
 	source := raw
 	for _, table := range tables {
 		shadow := table + "_rebuild"
-		for _, sql := range []string{"DROP TABLE IF EXISTS " + shadow, "CREATE TABLE " + shadow + " AS " + table} {
+		// Minutes that expire at once must stay until hours have been made of them.
+		for _, sql := range []string{"DROP TABLE IF EXISTS " + shadow, "CREATE TABLE " + shadow + " AS " + table, "SYSTEM STOP TTL MERGES " + shadow} {
 			if err := s.conn.Exec(ctx, sql); err != nil {
 				return err
 			}
@@ -108,12 +117,15 @@ func (s *Store) rebuildMonth(ctx context.Context, raw string, tables []string, c
 		}
 		source = shadow
 	}
+	if err := agree(source, false, late); err != nil {
+		return err
+	}
 	for _, table := range tables {
 		if err := s.swapIn(ctx, table, days, month); err != nil {
 			return err
 		}
 	}
-	return agree("late", "rows came in meanwhile: stop ingest and run it again")
+	return agree(byDay, false, late)
 }
 
 // rebuildSQL is the query of the view that fills a table, reading one day of another source into another target.

@@ -11,8 +11,8 @@ import (
 // rows of these, and nothing of any other table.
 type TenantTable struct {
 	Name string
-	// Model is the column with the requested model, empty where there is none.
-	Model string
+	// Models are the columns with the requested model and with that which served, as far as it has them.
+	Models []string
 	// Quality says that a row tells how good a model is, so that an embargo of the model covers it.
 	Quality bool
 }
@@ -52,11 +52,11 @@ func tenantTable(name string, columns []string) (t TenantTable, ok bool) {
 	}
 	t.Name = name
 	for _, model := range []string{"requested_model", "model"} {
-		if t.Model == "" && slices.Contains(columns, model) {
-			t.Model = model
+		if slices.Contains(columns, model) {
+			t.Models = append(t.Models, model)
 		}
 	}
-	t.Quality = t.Model != "" && slices.ContainsFunc(columns, tellsQuality.MatchString)
+	t.Quality = len(t.Models) > 0 && slices.ContainsFunc(columns, tellsQuality.MatchString)
 	return t, true
 }
 

@@ -412,7 +412,7 @@ ORDER BY (rerate, batch, tenant_id, requested_model, timestamp)
 TTL toDateTime(timestamp) + INTERVAL 2 YEAR
 SETTINGS non_replicated_deduplication_window = 10000;
 
--- The audit of such runs: the latest row of a run stands. State: planned, done or abandoned.
+-- The audit of such runs: the latest row of a run stands. State: planned, applying, done or abandoned.
 CREATE TABLE IF NOT EXISTS rerates (
   id                   String,
   started_at           DateTime64(3, 'UTC'),
