@@ -61,7 +61,7 @@ func storeConfig(file, state string) (config.Config, error) {
 		return config.Config{}, &exitError{exitUsage, err}
 	}
 	c := config.Default()
-	c.ClickHouse = config.ClickHouse(a.ClickHouse)
+	c.ClickHouse = embeddedClickHouse(a.ClickHouse)
 	return c, nil
 }
 

@@ -69,7 +69,7 @@ func (o *storedRange) open(ctx context.Context, errs io.Writer) (config.Config, 
 		if err != nil {
 			return c, nil, &exitError{exitUsage, fmt.Errorf("%w: start flyball up here, or pass --config", err)}
 		}
-		c.ClickHouse = config.ClickHouse(a.ClickHouse)
+		c.ClickHouse = embeddedClickHouse(a.ClickHouse)
 	}
 	store, err := openStore(ctx, c.ClickHouse, slog.New(slog.NewTextHandler(errs, nil)))
 	return c, store, err

@@ -28,6 +28,8 @@ func TestStore(t *testing.T) {
 		run  func(*testing.T, *Store)
 	}{
 		{"migrate", testMigrate},
+		{"cluster SQL parses", testClusterParses},
+		{"layout missing", testLayoutMissing},
 		{"codes", testCodes},
 		{"insert once", testInsertOnce},
 		{"round trip", testRoundTrip},
