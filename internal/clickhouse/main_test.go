@@ -49,6 +49,7 @@ func TestStore(t *testing.T) {
 		{"unpriced", testUnpriced},
 		{"kpi", testKPI},
 		{"kpi percentiles of a hot key", testKPIHot},
+		{"compact", testCompact},
 		{"rerate", testRerate},
 		{"rerate at once", testRerateAtOnce},
 		{"audit", testAudit},
