@@ -35,8 +35,8 @@ type Compaction struct {
 	Before, After uint64 // bytes on disk; a dry run knows no After
 }
 
-// Compact shrinks the day rollups of the years before the given one, which must be at least two full years ago;
-// 0 is the latest such year. Sums stay by the day, for ever; histograms, and so percentiles, are kept by the month
+// Compact shrinks the day rollups of the years before the given one, which CheckCompactBefore takes; 0 is the
+// latest such year. Sums stay by the day, for ever; histograms, and so percentiles, are kept by the month
 // from then on: those of every combination of dimensions are moved to the row of its first day in the month.
 //
 // It may run while rows come in, be killed, run twice at once and be repeated. Nothing is replaced: what is
@@ -44,10 +44,10 @@ type Compaction struct {
 // never changes and a row that comes late is simply moved by the next run.
 func (s *Store) Compact(ctx context.Context, before int, now time.Time, dryRun bool, progress func(Compaction)) error {
 	limit := compactBefore(now)
-	if before > limit.Year() {
-		return fmt.Errorf("compacting the years before %d: percentiles of %d and later are still kept by the day: the latest is --before %[2]d", before, limit.Year())
-	}
-	if before > 0 {
+	if before != 0 {
+		if err := CheckCompactBefore(before, now); err != nil {
+			return err
+		}
 		limit = time.Date(before, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
 	for _, c := range compacted {
@@ -84,6 +84,14 @@ WHERE database = {database:String} AND table = {table:String} AND active AND par
 	return months, nil
 }
 
+// CheckCompactBefore says whether Compact takes the year.
+func CheckCompactBefore(year int, now time.Time) error {
+	if latest := compactBefore(now).Year(); year < earliest.Year() || year > latest {
+		return fmt.Errorf("%d is not from %d to %d: percentiles of %[3]d and later are kept by the day", year, earliest.Year(), latest)
+	}
+	return nil
+}
+
 func (s *Store) compactMonth(ctx context.Context, table string, histograms []string, month time.Time, dryRun bool) (Compaction, error) {
 	c := Compaction{Table: table, Month: month}
 	var err error
@@ -96,7 +104,7 @@ func (s *Store) compactMonth(ctx context.Context, table string, histograms []str
 		}
 	}
 	if histograms != nil {
-		if err := s.moveHistograms(ctx, &c, histograms, dryRun); err != nil || dryRun {
+		if err := s.moveHistograms(ctx, &c, histograms, dryRun); err != nil {
 			return c, err
 		}
 	}

@@ -110,7 +110,7 @@ func testCompact(t *testing.T, s *Store) {
 	planned := compact(true)
 	require.Positive(t, planned)
 	require.Positive(t, misplaced(), "a dry run moves nothing")
-	require.ErrorContains(t, s.Compact(t.Context(), limit.Year()+1, now, false, nil), fmt.Sprintf("the latest is --before %d", limit.Year()))
+	require.ErrorContains(t, s.Compact(t.Context(), limit.Year()+1, now, false, nil), fmt.Sprintf("percentiles of %d and later are kept by the day", limit.Year()))
 
 	// Cut short after some keys of a month.
 	dimensions, err := s.rollupDimensions(t.Context(), "kpi_1d")
