@@ -168,7 +168,7 @@ func BenchmarkCompact(b *testing.B) {
 	}
 	store := startServer(b).database(b)
 	now := time.Now().UTC()
-	loadRollups(b, store, compactBefore(now).Add(-time.Hour)) // the 31 days of a December
+	loadRollups(b, store, compactBefore(now).Add(-time.Hour), 31, 0, 0) // the 31 days of a December
 	for b.Loop() {
 		for _, table := range []string{"kpi_1d", "quality_1d"} {
 			require.NoError(b, store.conn.Exec(b.Context(), "OPTIMIZE TABLE "+table+" FINAL"))

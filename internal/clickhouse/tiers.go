@@ -125,7 +125,7 @@ func checkSuccessor(table, policy string, volumes []volume, old string, oldVolum
 			if at < 0 || !slices.Contains(volumes[at].disks, disk) || i == 0 && j == 0 && (at != 0 || volumes[0].disks[0] != disk) {
 				place := "to"
 				if i == 0 {
-					place = "in place of hot, as the first volume of"
+					place = "as the first volume of"
 				}
 				return fmt.Errorf("%w: clickhouse.storage_policy: the table %s is stored under the policy %s already, and can only change to one that has its volumes too: put <%s><disk>%s</disk></%s> %s the policy %s; %s", ErrLayout,
 					table, old, o.name, disk, o.name, place, policy, seeTiers)

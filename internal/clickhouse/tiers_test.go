@@ -70,7 +70,7 @@ func TestTiers(t *testing.T) {
 	require.NoError(t, plain.Migrate(t.Context()))
 	require.NoError(t, plain.InsertSpans(t.Context(), spans, "a"))
 	for _, policy := range []string{"tiered", "afterthought"} {
-		require.ErrorContains(t, open("altered", policy).Migrate(t.Context()), "put <default><disk>default</disk></default> in place of hot, as the first volume of the policy "+policy)
+		require.ErrorContains(t, open("altered", policy).Migrate(t.Context()), "put <default><disk>default</disk></default> as the first volume of the policy "+policy)
 	}
 	altered := open("altered", "succession")
 	plan, err = altered.PlanMigration(t.Context())
