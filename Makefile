@@ -68,8 +68,9 @@ bench-ingest: engine ## Measure ingest: decode and price per format on one core,
 bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
 	FLYBALL_BENCH=1 go test -p 1 ./internal/clickhouse ./activities -run '^$$' -bench 'Sweep|Tick' -benchtime 20x
 
-bench-query: engine ## Measure dashboard queries at the shape of 10 million calls a day
+bench-query: engine ## Measure dashboard queries and compaction at the shape of 10 million calls a day
 	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Query -benchtime 200x -timeout 30m
+	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Compact -benchtime 1x -timeout 30m
 
 bench-loop: engine ## Measure the whole loop, from span to incident, and what an idle Flyball takes
 	FLYBALL_BENCH=loop go test -tags e2e -count 1 -timeout 60m -v -run Bench ./tests/e2e/...

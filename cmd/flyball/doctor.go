@@ -185,7 +185,7 @@ func (e *examination) configure(o doctorOptions) error {
 		return err
 	}
 	e.config = config.Default()
-	e.config.ClickHouse = config.ClickHouse(a.ClickHouse)
+	e.config.ClickHouse = embeddedClickHouse(a.ClickHouse)
 	e.config.Temporal.Address = strings.TrimPrefix(a.Temporal, "http://")
 	e.ingest = a.Ingest
 	return nil
@@ -213,8 +213,7 @@ func (e *examination) connections() []hop {
 		}, exitAway},
 		{"ClickHouse answers", "check clickhouse.url, user and password", func(ctx context.Context) (err error) {
 			if e.store == nil {
-				c := e.config.ClickHouse
-				e.store, err = clickhouse.Open(ctx, clickhouse.Options{URL: c.URL, User: c.User, Password: c.Password, Database: c.Database, Logger: quiet})
+				e.store, err = clickhouse.Open(ctx, storeOptions(e.config.ClickHouse, quiet))
 			}
 			return err
 		}, exitAway},

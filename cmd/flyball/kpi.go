@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"strconv"
 	"strings"
@@ -52,7 +53,11 @@ and the percentiles of cost in dollars and latency in milliseconds. What is not 
 			if _, _, err := q.SQL(now); err != nil {
 				return &exitError{exitUsage, err}
 			}
-			_, store, err := o.open(cmd.Context(), cmd.ErrOrStderr())
+			c, err := o.configuration()
+			if err != nil {
+				return err
+			}
+			store, err := openStore(cmd.Context(), c.ClickHouse, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}

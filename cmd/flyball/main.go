@@ -78,7 +78,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(replayCommand())
 	root.AddCommand(chaosCommand())
 	root.AddCommand(policyCommand())
-	root.AddCommand(rerateCommand(), rebuildCommand())
+	root.AddCommand(rerateCommand(), rebuildCommand(), compactCommand())
 	root.AddCommand(complexityCommand(), kpiCommand())
 	root.AddCommand(tokenCommand())
 	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand(), incidentsCommand(), resolveCommand(),

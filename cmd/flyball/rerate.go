@@ -38,7 +38,7 @@ func (o *stored) configuration() (config.Config, error) {
 	if err != nil {
 		return c, &exitError{exitUsage, fmt.Errorf("%w: start flyball up here, or pass --config", err)}
 	}
-	c.ClickHouse = config.ClickHouse(a.ClickHouse)
+	c.ClickHouse = embeddedClickHouse(a.ClickHouse)
 	return c, nil
 }
 

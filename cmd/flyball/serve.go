@@ -45,34 +45,6 @@ func serveCommand() *cobra.Command {
 	return cmd
 }
 
-// migrateCommand applies the schema.
-func migrateCommand() *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
-		Use:     "migrate",
-		Short:   "Create or update the ClickHouse schema",
-		Example: "  flyball migrate --config deploy/flyball.yaml",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(file)
-			if err != nil {
-				return err
-			}
-			store, err := openStore(cmd.Context(), c.ClickHouse, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			if err := store.Migrate(cmd.Context()); err != nil {
-				return storeError(err)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML)")
-	return cmd
-}
-
 // loadConfig reads the file, or takes the defaults when none is named.
 func loadConfig(file string) (config.Config, error) {
 	if file == "" {

@@ -19,6 +19,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/config"
+	"github.com/flyball-dev/flyball/internal/devstack"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/policy"
@@ -75,9 +76,21 @@ func openSystem(ctx context.Context, c config.Config, roles []config.Role, log *
 	return s, nil
 }
 
+// embeddedClickHouse is the configuration of the engine that flyball up runs.
+func embeddedClickHouse(a devstack.ClickHouseAddress) config.ClickHouse {
+	return config.ClickHouse{URL: a.URL, User: a.User, Password: a.Password, Database: a.Database}
+}
+
+func storeOptions(c config.ClickHouse, log *slog.Logger) clickhouse.Options {
+	return clickhouse.Options{
+		URL: c.URL, User: c.User, Password: c.Password, Database: c.Database,
+		StoragePolicy: c.StoragePolicy, Cluster: c.Cluster, Logger: log,
+	}
+}
+
 // openStore connects to ClickHouse.
 func openStore(ctx context.Context, c config.ClickHouse, log *slog.Logger) (*clickhouse.Store, error) {
-	store, err := clickhouse.Open(ctx, clickhouse.Options{URL: c.URL, User: c.User, Password: c.Password, Database: c.Database, Logger: log})
+	store, err := clickhouse.Open(ctx, storeOptions(c, log))
 	if err != nil {
 		return nil, &exitError{exitAway, err}
 	}

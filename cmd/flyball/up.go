@@ -120,7 +120,7 @@ func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
 	c.Policies = o.policies
 	c.Spool = stack.Folder().Path("spool")
 	c.Ingest.Listen, c.OTLP.Listen, c.Console.Listen = loopback(ports.Ingest), loopback(ports.OTLP), loopback(ports.Console)
-	c.ClickHouse = config.ClickHouse(addresses.ClickHouse)
+	c.ClickHouse = embeddedClickHouse(addresses.ClickHouse)
 	c.Redis = config.Redis{Addr: loopback(ports.Redis), Password: redisPassword}
 	c.Temporal.Address, c.Temporal.UI = loopback(ports.Temporal), addresses.TemporalUI
 	if err := c.Validate(); err != nil {

@@ -28,7 +28,11 @@ type Options struct {
 	User     string
 	Password string
 	Database string // created by Migrate when it is missing
-	Logger   *slog.Logger
+	// StoragePolicy is the one that Migrate puts the raw tables under; empty leaves them as they are.
+	StoragePolicy string
+	// Cluster is the one on whose servers Migrate makes replicated tables; empty: this server alone.
+	Cluster string
+	Logger  *slog.Logger
 }
 
 // Store is a connection pool to one database. It is safe for concurrent use.
@@ -36,6 +40,7 @@ type Store struct {
 	conn     driver.Conn // in the database
 	server   driver.Conn // outside of any database, so that it works before Migrate
 	database string
+	layout   layout
 	log      *slog.Logger
 	swept    atomic.Int64 // how many keys the last sweep returned
 }
@@ -56,7 +61,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if !databaseName.MatchString(o.Database) {
 		return nil, fmt.Errorf("opening ClickHouse: the database name %q must be letters, digits and underscores", o.Database)
 	}
-	s := &Store{database: o.Database, log: o.Logger}
+	for setting, name := range map[string]string{"storage policy": o.StoragePolicy, "cluster": o.Cluster} {
+		if name != "" && !layoutName.MatchString(name) {
+			return nil, fmt.Errorf("opening ClickHouse: the name %q of the %s must be letters, digits, dots, dashes and underscores", name, setting)
+		}
+	}
+	s := &Store{database: o.Database, layout: layout{o.Cluster, o.StoragePolicy}, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -87,6 +97,11 @@ func options(u *url.URL, o Options, database string) *ch.Options {
 		options.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	return options
+}
+
+// outside is the store with its queries outside of the database, which may be missing.
+func (s *Store) outside() *Store {
+	return &Store{conn: s.server, server: s.server, database: s.database, layout: s.layout, log: s.log}
 }
 
 // Close ends the connections.

@@ -42,7 +42,7 @@ type KPIQuery struct {
 	Where    map[Dimension][]string // a call's value is one of these
 
 	Percentiles bool // of cost, latency and time to first token; they are most of the work
-	Quality     bool
+	Quality     bool // percentiles of scores among it
 	Outcomes    bool
 
 	QualityKinds []string // judge, heuristic, human; empty: all but human
@@ -101,7 +101,22 @@ func (q KPIQuery) segments(now time.Time) ([]segment, error) {
 				s.column, oldest.UTC().Format(time.DateOnly), map[string]string{"minute": "hours", "hour": "days"}[s.column])
 		}
 	}
-	return all, nil
+	return all, q.checkCompacted(now)
+}
+
+// checkCompacted refuses percentiles of years that Compact may have had when the range cuts their months, whether it
+// has run or not: what can be asked does not depend on when it does.
+func (q KPIQuery) checkCompacted(now time.Time) error {
+	limit := compactBefore(now)
+	from, to := minutes(q.From, q.To)
+	if !q.Percentiles && !q.Quality || !from.Before(limit) {
+		return nil
+	}
+	if q.Step == 0 && from.Equal(monthOf(from)) && (!to.Before(limit) || to.Equal(monthOf(to))) {
+		return nil
+	}
+	return fmt.Errorf("percentiles before %s are kept by the month: begin and end there with whole months and take no steps, or leave percentiles and quality out",
+		limit.Format(time.DateOnly))
 }
 
 func cover(from, to time.Time, usable []resolution) []segment {

@@ -28,6 +28,8 @@ func TestStore(t *testing.T) {
 		run  func(*testing.T, *Store)
 	}{
 		{"migrate", testMigrate},
+		{"cluster SQL parses", testClusterParses},
+		{"layout missing", testLayoutMissing},
 		{"codes", testCodes},
 		{"insert once", testInsertOnce},
 		{"round trip", testRoundTrip},
@@ -50,6 +52,7 @@ func TestStore(t *testing.T) {
 		{"kpi percentiles of a hot key", testKPIHot},
 		{"complexity", testComplexity},
 		{"rebuild of an old month", testRebuildOld},
+		{"compact", testCompact},
 		{"rerate", testRerate},
 		{"rerate at once", testRerateAtOnce},
 		{"rerate cut short", testRerateCutShort},

@@ -165,7 +165,13 @@ type ClickHouse struct {
 	User     string `yaml:"user"`
 	Password string `yaml:"password"`
 	Database string `yaml:"database"`
+
+	StoragePolicy string `yaml:"storage_policy"` // that migrate puts the raw tables under; empty: leaves them as they are
+	Cluster       string `yaml:"cluster"`        // on whose servers migrate makes replicated tables; empty: the one at url
 }
+
+// clickHouseName is the form of StoragePolicy and Cluster.
+var clickHouseName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 
 // Redis is where flags are published.
 type Redis struct {
@@ -288,6 +294,9 @@ func (c Config) Validate() error {
 	}
 	check(c.Spool != "", "spool: name a directory that survives restarts")
 	check(c.ClickHouse.Database != "", "clickhouse.database: name the database")
+	for key, name := range map[string]string{"storage_policy": c.ClickHouse.StoragePolicy, "cluster": c.ClickHouse.Cluster} {
+		check(name == "" || clickHouseName.MatchString(name), "clickhouse.%s: %q must be letters, digits, dots, dashes and underscores", key, name)
+	}
 	check(c.Temporal.Namespace != "", "temporal.namespace: name the namespace")
 	errs = append(errs, c.Access.problems()...)
 	if err := checkTokens(c.Tokens); err != nil {
