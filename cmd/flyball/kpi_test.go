@@ -42,7 +42,7 @@ func TestKPICountsCallsAsTheirTask(t *testing.T) {
 	at := "http://" + listener.Addr().String()
 
 	state := t.TempDir()
-	addresses, err := json.Marshal(devstack.Addresses{Ingest: at, ClickHouse: devstack.ClickHouseAddress(c.ClickHouse)})
+	addresses, err := json.Marshal(devstack.Addresses{Ingest: at, ClickHouse: devstack.ClickHouseAddress{URL: c.ClickHouse.URL, User: c.ClickHouse.User, Password: c.ClickHouse.Password, Database: c.ClickHouse.Database}})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(state, "addresses.json"), addresses, 0o600))
 	command := func(args ...string) string {

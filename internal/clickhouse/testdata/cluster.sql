@@ -91,4 +91,6 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod' 
 CREATE MATERIALIZED VIEW IF NOT EXISTS bucket_changes_from_outcomes ON CLUSTER 'prod' TO bucket_changes AS
 ALTER TABLE baseline_buckets ON CLUSTER 'prod'
 ALTER TABLE baselines ON CLUSTER 'prod'
+CREATE TABLE IF NOT EXISTS complexity ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', updated_at)
 
