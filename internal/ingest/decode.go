@@ -356,8 +356,8 @@ func (d *decoder) quality(q *usage.Quality) error {
 		case "confidence":
 			return d.fraction(&q.Confidence)
 		case "kind":
-			if err = d.name(&q.Kind); err == nil && q.Kind != "" && q.Kind != "judge" && q.Kind != "heuristic" && q.Kind != "human" {
-				return wrong("must be judge, heuristic or human (%.32q)", q.Kind)
+			if err = d.name(&q.Kind); err == nil {
+				err = checkKind(q.Kind)
 			}
 			return err
 		case "timestamp":
@@ -506,6 +506,11 @@ func (d *decoder) arm(into *usage.Arm) error {
 	if err := d.name(&text); err != nil {
 		return err
 	}
+	return setArm(into, text)
+}
+
+// setArm sets the arm that a text names; none where it is empty.
+func setArm(into *usage.Arm, text string) error {
 	switch arm := usage.Arm(text); arm {
 	case "":
 		*into = usage.None
@@ -515,6 +520,15 @@ func (d *decoder) arm(into *usage.Arm) error {
 		return wrong("must be none, treated or holdback (%.32q)", text)
 	}
 	return nil
+}
+
+// checkKind refuses what is no kind of evaluator; it may be left out.
+func checkKind(text string) error {
+	switch text {
+	case "", "judge", "heuristic", "human":
+		return nil
+	}
+	return wrong("must be judge, heuristic or human (%.32q)", text)
 }
 
 func (d *decoder) fraction(into *float64) (err error) {
