@@ -286,9 +286,6 @@ func (d *decoder) count(s *usage.Span, t *wireTokens, said []byte) error {
 	return nil
 }
 
-// errMayNotScore refuses an evaluation that came with a call.
-var errMayNotScore = wrong("the ingest token is not for quality: send evaluations with one that is")
-
 // completeEmbedded fills the quality that came inside a span with the span's own dimensions.
 func (d *decoder) completeEmbedded(q *usage.Quality, s *usage.Span) error {
 	if q.TraceID != "" || q.SpanID != "" || q.TenantID != "" || q.Model != "" {
@@ -507,28 +504,6 @@ func (d *decoder) arm(into *usage.Arm) error {
 		return err
 	}
 	return setArm(into, text)
-}
-
-// setArm sets the arm that a text names; none where it is empty.
-func setArm(into *usage.Arm, text string) error {
-	switch arm := usage.Arm(text); arm {
-	case "":
-		*into = usage.None
-	case usage.None, usage.Treated, usage.Holdback:
-		*into = arm
-	default:
-		return wrong("must be none, treated or holdback (%.32q)", text)
-	}
-	return nil
-}
-
-// checkKind refuses what is no kind of evaluator; it may be left out.
-func checkKind(text string) error {
-	switch text {
-	case "", "judge", "heuristic", "human":
-		return nil
-	}
-	return wrong("must be judge, heuristic or human (%.32q)", text)
 }
 
 func (d *decoder) fraction(into *float64) (err error) {
