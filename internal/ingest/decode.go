@@ -286,9 +286,6 @@ func (d *decoder) count(s *usage.Span, t *wireTokens, said []byte) error {
 	return nil
 }
 
-// errMayNotScore refuses an evaluation that came with a call.
-var errMayNotScore = wrong("the ingest token is not for quality: send evaluations with one that is")
-
 // completeEmbedded fills the quality that came inside a span with the span's own dimensions.
 func (d *decoder) completeEmbedded(q *usage.Quality, s *usage.Span) error {
 	if q.TraceID != "" || q.SpanID != "" || q.TenantID != "" || q.Model != "" {
@@ -356,8 +353,8 @@ func (d *decoder) quality(q *usage.Quality) error {
 		case "confidence":
 			return d.fraction(&q.Confidence)
 		case "kind":
-			if err = d.name(&q.Kind); err == nil && q.Kind != "" && q.Kind != "judge" && q.Kind != "heuristic" && q.Kind != "human" {
-				return wrong("must be judge, heuristic or human (%.32q)", q.Kind)
+			if err = d.name(&q.Kind); err == nil {
+				err = checkKind(q.Kind)
 			}
 			return err
 		case "timestamp":
@@ -506,15 +503,7 @@ func (d *decoder) arm(into *usage.Arm) error {
 	if err := d.name(&text); err != nil {
 		return err
 	}
-	switch arm := usage.Arm(text); arm {
-	case "":
-		*into = usage.None
-	case usage.None, usage.Treated, usage.Holdback:
-		*into = arm
-	default:
-		return wrong("must be none, treated or holdback (%.32q)", text)
-	}
-	return nil
+	return setArm(into, text)
 }
 
 func (d *decoder) fraction(into *float64) (err error) {

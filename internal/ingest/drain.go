@@ -15,6 +15,9 @@ const (
 	firstRetry     = 100 * time.Millisecond
 	lastRetry      = 5 * time.Second
 	batchBytes     = 16 << 20 // of one insert as they are in the spool
+	// endInsert is how long an insert may take to end once Run must. It is below the ten seconds after which a
+	// container is killed.
+	endInsert = 8 * time.Second
 )
 
 // batch is a frozen range of the spool on its way to the sink.
@@ -28,12 +31,13 @@ type batch struct {
 	done        [4]bool // which of the inserts have happened
 }
 
-// Run drains the spool into the sink until ctx ends. It is the only inserter of its spool. It fails
-// only when the spool itself cannot be read or its state not be written; a sink that is away is
+// Run drains the spool into the sink until ctx ends; an insert that is under way then may end, so that no batch is
+// left of which nobody knows whether the sink took it. It is the only inserter of its spool. It fails only when the spool itself cannot be read or its state not be written; a sink that is away is
 // waited for.
 func (i *Ingest) Run(ctx context.Context) error {
 	mark := time.NewTicker(watermarkEvery)
 	defer mark.Stop()
+	defer i.save()
 	var flush <-chan time.Time // runs while a row waits for others
 	for {
 		if i.backlogged() {
@@ -51,7 +55,6 @@ func (i *Ingest) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			i.save()
 			return nil
 		case <-i.wake:
 		case <-flush:
@@ -119,6 +122,9 @@ func (i *Ingest) frozen() bool { return i.spool.state.Next > i.spool.state.Curso
 // drain inserts one batch: freeze its range, insert it until that succeeds, move on. While the store works on it
 // the next one is read.
 func (i *Ingest) drain(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	b, err := i.freeze(ctx)
 	if err != nil {
 		return err
@@ -256,8 +262,10 @@ func (b *batch) addEvent(e event, err error) error {
 
 // insert hands a batch to the sink, again and again until it takes it or ctx ends.
 func (i *Ingest) insert(ctx context.Context, b *batch) error {
+	late, cancel := outlasting(ctx, endInsert)
+	defer cancel()
 	return retried(ctx, func(attempt int) bool {
-		err := i.try(ctx, b)
+		err := i.try(late, b)
 		if err != nil && ctx.Err() == nil {
 			i.log.Warn("insert a batch; it is safe in the spool and is tried again",
 				"from", b.from, "to", b.to, "rows", b.rows, "attempt", attempt, "error", err)
@@ -268,6 +276,21 @@ func (i *Ingest) insert(ctx context.Context, b *batch) error {
 		i.stats.sinkError(err)
 		return err == nil
 	})
+}
+
+// outlasting is a context that ends so long after another.
+func outlasting(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(by)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-late.Done():
+		}
+	})
+	return late, func() { stop(); cancel() }
 }
 
 func (i *Ingest) try(ctx context.Context, b *batch) error {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -100,6 +101,61 @@ func TestBatchIsFrozen(t *testing.T) {
 
 	i, _ = start(t, opt)
 	require.Eventually(t, func() bool { return sink.count() == 2 && i.Stats().SpoolRows == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// slowStore is a store whose inserts take until they are let go.
+type slowStore struct {
+	*store
+	begun, letGo chan struct{}
+}
+
+func (s *slowStore) InsertSpans(ctx context.Context, spans []usage.Span, token string) error {
+	s.begun <- struct{}{}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.letGo:
+		return s.store.InsertSpans(ctx, spans, token)
+	}
+}
+
+// An insert that is under way when ingest is told to stop ends, and is noted; no other begins.
+func TestInsertEndsAtShutdown(t *testing.T) {
+	t.Parallel()
+	sink := &slowStore{newStore(), make(chan struct{}), make(chan struct{})}
+	opt := testOptions(t, t.TempDir(), sink)
+	i, err := Open(opt)
+	require.NoError(t, err)
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "1")}, nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error)
+	go func() { ran <- i.Run(ctx) }()
+	<-sink.begun
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "2")}, nil))
+	cancel()
+	sink.letGo <- struct{}{}
+	require.NoError(t, <-ran)
+	require.Equal(t, 1, sink.count())
+	require.False(t, i.frozen())
+	require.Equal(t, i.spool.state, i.spool.saved)
+	require.EqualValues(t, 1, i.Stats().SpoolRows)
+	require.NoError(t, i.Close())
+}
+
+// An insert that does not end is given up: the batch is sent again at the next start.
+func TestInsertIsGivenUpAtShutdown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		late, release := outlasting(ctx, endInsert)
+		defer release()
+		cancel()
+		time.Sleep(endInsert - time.Millisecond)
+		require.NoError(t, late.Err())
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		require.Error(t, late.Err())
+	})
 }
 
 func TestQualityFindsItsSpan(t *testing.T) {

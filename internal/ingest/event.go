@@ -221,3 +221,28 @@ func (l *lounge) waitingFor(awaits id) (list []*waiting) {
 	byAge(list)
 	return list
 }
+
+// setArm sets the arm that a text names; none where it is empty.
+func setArm(into *usage.Arm, text string) error {
+	switch arm := usage.Arm(text); arm {
+	case "":
+		*into = usage.None
+	case usage.None, usage.Treated, usage.Holdback:
+		*into = arm
+	default:
+		return wrong("must be none, treated or holdback (%.32q)", text)
+	}
+	return nil
+}
+
+// checkKind refuses what is no kind of evaluator; it may be left out.
+func checkKind(text string) error {
+	switch text {
+	case "", "judge", "heuristic", "human":
+		return nil
+	}
+	return wrong("must be judge, heuristic or human (%.32q)", text)
+}
+
+// errMayNotScore refuses an evaluation that came with a call.
+var errMayNotScore = wrong("the ingest token is not for quality: send evaluations with one that is")

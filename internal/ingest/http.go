@@ -221,7 +221,7 @@ func (i *Ingest) body(r *http.Request, limit int64) (body []byte, release func()
 	}
 	for {
 		if len(body) == cap(body) { // memory is taken as bytes arrive, whatever length was announced
-			body = slices.Grow(body, min(max(len(body), bodyChunk), 1<<20))
+			body = append(make([]byte, 0, min(max(2*cap(body), bodyChunk), int(limit)+1)), body...)
 		}
 		if more := int64(cap(body)) - taken; more > 0 {
 			taken += more

@@ -217,9 +217,6 @@ func (i *Ingest) Close() error {
 	return err
 }
 
-// Spool names this spool in the sink's watermarks.
-func (i *Ingest) Spool() string { return i.spool.state.Spool }
-
 // Handler serves, each behind the door, POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments, OTLP/HTTP at /v1/traces and
 // /v1/logs, and LiteLLM's log at /v1/litellm; and GET /v1/ingest, the Stats.
 func (i *Ingest) Handler() http.Handler {

@@ -22,14 +22,6 @@ var litellmCalls = map[string]bool{
 	"pass_through_endpoint": true, "llm_passthrough_route": true,
 }
 
-// litellmProviders maps those of LiteLLM's providers that are not called so in the price book.
-var litellmProviders = map[string]string{
-	"vertex_ai": "google", "vertex_ai_beta": "google", "gemini": "google",
-	"bedrock": "aws", "bedrock_converse": "aws", "sagemaker": "aws", "sagemaker_chat": "aws",
-	"azure_ai": "azure", "azure_text": "azure",
-	"text-completion-openai": "openai", "anthropic_text": "anthropic", "cohere_chat": "cohere",
-}
-
 // litellmRecord is what one log entry says.
 type litellmRecord struct {
 	id, trace, call, status  string
@@ -101,19 +93,12 @@ func (l *litellmDecoder) span(s *usage.Span) (counts bool, err error) {
 func (l *litellmDecoder) dimensions(s *usage.Span) error {
 	r := &l.r
 	s.Provider = r.provider
-	if ours, ok := litellmProviders[s.Provider]; ok {
-		s.Provider = ours
-	}
 	s.Model = strings.TrimPrefix(r.model, r.provider+"/")
 	s.RequestedModel = r.group
 	s.PromptTemplate, s.Task, s.ExperimentID, s.Route, s.DecisionID = r.template, r.task, r.experiment, r.route, r.decision
 	s.Tags = r.tags
-	switch arm := usage.Arm(r.arm); arm {
-	case "":
-	case usage.None, usage.Treated, usage.Holdback:
-		s.Arm = arm
-	default:
-		return wrongField("metadata.requester_metadata.flyball.arm", "must be none, treated or holdback (%.32q)", r.arm)
+	if err := setArm(&s.Arm, r.arm); err != nil {
+		return inField([]byte(`"metadata.requester_metadata.flyball.arm"`), err)
 	}
 	s.TenantID = cmp.Or(r.tenants...)
 	if l.tenant != "" {

@@ -246,10 +246,8 @@ func (o *otlp) evaluation(f *facts, q *usage.Quality, trace, span string, at uin
 			return false, err
 		}
 	}
-	switch q.Kind {
-	case "", "judge", "heuristic", "human":
-	default:
-		return false, f.refused(meansEvaluatorKind, wrong("must be judge, heuristic or human (%.32q)", q.Kind))
+	if err := checkKind(q.Kind); err != nil {
+		return false, f.refused(meansEvaluatorKind, err)
 	}
 	if err := o.armOf(f, &q.Arm); err != nil {
 		return false, err

@@ -3,6 +3,7 @@ package ingest
 import (
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"io"
 	"net/http/httptest"
 	"runtime"
@@ -126,4 +127,42 @@ func TestLargeBodies(t *testing.T) {
 		}
 	}
 	require.Zero(t, i.inFlight.Load())
+}
+
+// A Collector mixes services in a request: a resource with a mistake in it costs its own records alone.
+func TestOTLPBadResource(t *testing.T) {
+	t.Parallel()
+	opt := testOptions(t, "", nil)
+	tags := attrs{}
+	for n := range maxTags + 1 {
+		tags[fmt.Sprint("flyball.tag.", n)] = "x"
+	}
+	mixed := export(tags, otelSpan(1, chat))
+	mixed.ResourceSpans = append(mixed.ResourceSpans, export(acme, otelSpan(2, chat)).GetResourceSpans()...)
+	spans, _, a, _ := decodeOne(t, opt, "", mixed)
+	require.Len(t, spans, 1)
+	require.Equal(t, spanOf(2), spans[0].SpanID)
+	require.Equal(t, []refusal{{0, "resource.flyball.tag.*", "at most 64 tags"}}, a.Refused)
+
+	// What protobuf cannot say: a value of the wrong type, before and behind the spans that it concerns.
+	good, bad := otlpJSON(t, export(acme, otelSpan(2, chat)).GetResourceSpans()[0]), otlpJSON(t, export(nil, otelSpan(1, chat)).GetResourceSpans()[0].GetScopeSpans()[0])
+	resource := `"resource":{"attributes":[{"key":"tenant.id","value":{"intValue":"many"}}]}`
+	for _, body := range []string{`{` + resource + `,"scopeSpans":[` + bad + `]}`, `{"scopeSpans":[` + bad + `],` + resource + `}`} {
+		i := &Ingest{opt: opt, anyTenant: true}
+		req, a := newRequest(i), &answer{}
+		o := i.newOTLP(newDecoder([]byte(`{"resourceSpans":[`+body+`,`+good+`]}`), testNow, &Caller{}), req, a)
+		require.NoError(t, o.decode(traces, false))
+		require.Len(t, req.units, 1)
+		require.EqualValues(t, 1, o.rejected)
+		require.Contains(t, a.Refused[0].Reason, "must be a whole number (many)")
+	}
+}
+
+// A long conversation is the dearest of calls: a span may be as large as its request, in both encodings.
+func TestOTLPLongConversation(t *testing.T) {
+	t.Parallel()
+	long := chat.with(attrs{"gen_ai.input.messages": strings.Repeat(`long "text" `, 200_000)})
+	spans, _, a, _ := decodeOne(t, testOptions(t, "", nil), "", export(acme, otelSpan(1, long)))
+	require.Empty(t, a.Refused)
+	require.Len(t, spans, 1)
 }

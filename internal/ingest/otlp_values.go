@@ -156,13 +156,8 @@ func (o *otlp) armOf(f *facts, into *usage.Arm) error {
 	if err := o.word(f, meansArm, &text); err != nil {
 		return err
 	}
-	switch arm := usage.Arm(text); arm {
-	case "":
-		*into = usage.None
-	case usage.None, usage.Treated, usage.Holdback:
-		*into = arm
-	default:
-		return f.refused(meansArm, wrong("must be none, treated or holdback (%.32q)", text))
+	if err := setArm(into, text); err != nil {
+		return f.refused(meansArm, err)
 	}
 	return nil
 }

@@ -63,9 +63,12 @@ var shapes = []shape{
 		usage: googleUsage, body: googleBody, event: googleEvent,
 	},
 	{
-		name:    "aws",
-		aliases: []string{"aws.bedrock", "aws_bedrock", "bedrock", "bedrock_converse", "amazon_bedrock", "amazon-bedrock"},
-		usage:   bedrockUsage, body: bedrockBody, event: bedrockEvent,
+		name: "aws",
+		aliases: []string{
+			"aws.bedrock", "aws_bedrock", "bedrock", "bedrock_converse", "amazon_bedrock", "amazon-bedrock",
+			"sagemaker", "sagemaker_chat",
+		},
+		usage: bedrockUsage, body: bedrockBody, event: bedrockEvent,
 	},
 	{
 		name: "azure",
