@@ -50,7 +50,7 @@ func BenchmarkSweep(b *testing.B) {
 func loadSweep(tb testing.TB, s *Store, keys int, at time.Time) {
 	calls := 20 * keys
 	for part := range 5 {
-		require.NoError(tb, s.conn.Exec(tb.Context(), fmt.Sprintf(`INSERT INTO sweep_1m
+		require.NoError(tb, s.conn.Exec(tb.Context(), fmt.Sprintf(`INSERT INTO sweep_1m (minute, key, tenant_id, model, cohort, arm, requests, cost_pico_usd, input_tokens, output_tokens, cache_read_tokens, cost_codes, quality_codes)
 SELECT
   minute, cityHash64(tenant_id, model), tenant_id, model, 'production', 'none',
   count(), sum(toInt128(1e9)), sum(1000), sum(200), sum(100),
