@@ -133,7 +133,11 @@ func TestInsertEndsAtShutdown(t *testing.T) {
 	<-sink.begun
 	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "2")}, nil))
 	cancel()
-	sink.letGo <- struct{}{}
+	select {
+	case sink.letGo <- struct{}{}:
+	case err := <-ran:
+		require.Fail(t, "the insert was cut off", err)
+	}
 	require.NoError(t, <-ran)
 	require.Equal(t, 1, sink.count())
 	require.False(t, i.frozen())
