@@ -56,8 +56,10 @@ func testKPIByHand(t *testing.T, s *Store) {
 	}, "by hand"))
 	var outcomes []usage.Outcome
 	for i, value := range []float64{1, 1, -1, 0, 2.5} {
-		outcomes = append(outcomes, usage.Outcome{ID: string(rune('a' + i)), TraceID: "a", TenantID: "org", Model: "big", ServedModel: "big", Provider: "openai",
-			Arm: usage.None, Kind: "conversion", Value: value, Timestamp: at})
+		outcomes = append(outcomes, usage.Outcome{
+			ID: string(rune('a' + i)), TraceID: "a", TenantID: "org", Model: "big", ServedModel: "big", Provider: "openai",
+			Arm: usage.None, Kind: "conversion", Value: value, Timestamp: at,
+		})
 	}
 	require.NoError(t, s.InsertOutcomes(t.Context(), outcomes, "by hand"))
 

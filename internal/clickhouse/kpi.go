@@ -151,10 +151,14 @@ func histogramOf(table, name string) []measure {
 		levels[i] = fmt.Sprint(l)
 	}
 	return []measure{
-		{table, codes, name + "_histogram.keys", "CAST([], 'Array(Int16)')",
-			fmt.Sprintf("quantilesExactWeightedArray(%s)(%s, %s)", strings.Join(levels, ", "), codes, counts)},
-		{table, counts, name + "_histogram.values", "CAST([], 'Array(UInt64)')",
-			"toInt64(sum(arraySum(" + counts + ")))"},
+		{
+			table, codes, name + "_histogram.keys", "CAST([], 'Array(Int16)')",
+			fmt.Sprintf("quantilesExactWeightedArray(%s)(%s, %s)", strings.Join(levels, ", "), codes, counts),
+		},
+		{
+			table, counts, name + "_histogram.values", "CAST([], 'Array(UInt64)')",
+			"toInt64(sum(arraySum(" + counts + ")))",
+		},
 	}
 }
 

@@ -128,8 +128,10 @@ func (f facts) measured(q KPIQuery) []KPI {
 	}
 	for i := range f.spans {
 		s := &f.spans[i]
-		g := of(s.Timestamp, map[Dimension]string{ByTenant: s.TenantID, ByRequestedModel: s.RequestedModel, ByModel: s.Model,
-			ByTemplate: s.PromptTemplate, ByCohort: string(s.Cohort()), ByProvider: s.Provider, ByArm: arm(s.Arm)})
+		g := of(s.Timestamp, map[Dimension]string{
+			ByTenant: s.TenantID, ByRequestedModel: s.RequestedModel, ByModel: s.Model,
+			ByTemplate: s.PromptTemplate, ByCohort: string(s.Cohort()), ByProvider: s.Provider, ByArm: arm(s.Arm),
+		})
 		if g == nil {
 			continue
 		}
@@ -171,8 +173,10 @@ func (f facts) measured(q KPIQuery) []KPI {
 		if !q.Quality || len(q.QualityKinds) == 0 && e.Kind == "human" || len(q.QualityKinds) > 0 && !slices.Contains(q.QualityKinds, e.Kind) {
 			continue
 		}
-		if g := of(e.Timestamp, map[Dimension]string{ByTenant: e.TenantID, ByRequestedModel: e.Model, ByModel: e.ServedModel,
-			ByTemplate: e.PromptTemplate, ByCohort: cohort(e.ExperimentID), ByProvider: e.Provider, ByArm: arm(e.Arm)}); g != nil {
+		if g := of(e.Timestamp, map[Dimension]string{
+			ByTenant: e.TenantID, ByRequestedModel: e.Model, ByModel: e.ServedModel,
+			ByTemplate: e.PromptTemplate, ByCohort: cohort(e.ExperimentID), ByProvider: e.Provider, ByArm: arm(e.Arm),
+		}); g != nil {
 			g.Scored++
 			g.ScoreCodes += int64(kpi.QualityCode(e.Score))
 			g.quality = append(g.quality, kpi.QualityCode(e.Score))
@@ -182,8 +186,10 @@ func (f facts) measured(q KPIQuery) []KPI {
 		if !q.Outcomes || len(q.OutcomeKinds) > 0 && !slices.Contains(q.OutcomeKinds, o.Kind) {
 			continue
 		}
-		if g := of(o.Timestamp, map[Dimension]string{ByTenant: o.TenantID, ByRequestedModel: o.Model, ByModel: o.ServedModel,
-			ByTemplate: o.PromptTemplate, ByCohort: cohort(o.ExperimentID), ByProvider: o.Provider, ByArm: arm(o.Arm)}); g != nil {
+		if g := of(o.Timestamp, map[Dimension]string{
+			ByTenant: o.TenantID, ByRequestedModel: o.Model, ByModel: o.ServedModel,
+			ByTemplate: o.PromptTemplate, ByCohort: cohort(o.ExperimentID), ByProvider: o.Provider, ByArm: arm(o.Arm),
+		}); g != nil {
 			g.Outcomes++
 			g.ValueMicro += int64(o.Value) * 1_000_000 // whole in these tests
 			if o.Value > 0 {
@@ -317,8 +323,10 @@ func testKPI(t *testing.T, s *Store) {
 	requireResolutionsAgree(t, s)
 
 	// As after an upgrade: rollups that lack what came before, and minutes that lack what they were given since.
-	for _, sql := range []string{"TRUNCATE TABLE kpi_1h", "TRUNCATE TABLE kpi_1d", "TRUNCATE TABLE quality_1d", "TRUNCATE TABLE outcomes_1h",
-		"INSERT INTO kpi_1m (minute, requests) SELECT min(minute), 7 FROM kpi_1m"} {
+	for _, sql := range []string{
+		"TRUNCATE TABLE kpi_1h", "TRUNCATE TABLE kpi_1d", "TRUNCATE TABLE quality_1d", "TRUNCATE TABLE outcomes_1h",
+		"INSERT INTO kpi_1m (minute, requests) SELECT min(minute), 7 FROM kpi_1m",
+	} {
 		require.NoError(t, s.conn.Exec(t.Context(), sql))
 	}
 	require.NoError(t, s.RebuildRollups(t.Context(), from, to, func(string) {}))

@@ -22,8 +22,10 @@ func bookOf(t *testing.T, version, dollars string, models ...string) *pricing.Bo
 	rates := pricing.Rates{Input: rate, CacheRead: rate, CacheWrite5m: rate, CacheWrite1h: rate, Output: rate}
 	for _, provider := range []string{"openai", "anthropic"} {
 		for _, model := range models {
-			require.NoError(t, b.Add(pricing.Entry{Provider: provider, Model: model,
-				Periods: []pricing.Period{{Services: map[string]pricing.Service{pricing.Standard: {Rates: rates}}}}}))
+			require.NoError(t, b.Add(pricing.Entry{
+				Provider: provider, Model: model,
+				Periods: []pricing.Period{{Services: map[string]pricing.Service{pricing.Standard: {Rates: rates}}}},
+			}))
 		}
 	}
 	return b
@@ -142,8 +144,10 @@ func requireRerated(t *testing.T, s *Store, f facts, now, from time.Time) {
 // testRerateAtOnce has a run find the plan of another: neither changes anything twice.
 func testRerateAtOnce(t *testing.T, s *Store) {
 	now := time.Now().UTC()
-	span := usage.Span{TraceID: "t", SpanID: "s", TenantID: "o", Provider: "openai", RequestedModel: "m", Model: "served-0", Timestamp: now.Add(-time.Hour),
-		Tokens: usage.Tokens{UncachedInput: 1_000_000}}
+	span := usage.Span{
+		TraceID: "t", SpanID: "s", TenantID: "o", Provider: "openai", RequestedModel: "m", Model: "served-0", Timestamp: now.Add(-time.Hour),
+		Tokens: usage.Tokens{UncachedInput: 1_000_000},
+	}
 	require.NoError(t, s.InsertSpans(t.Context(), []usage.Span{span}, "a"))
 	q := RerateQuery{ID: "slow", From: now.Add(-2 * time.Hour), To: now, By: "ann", Book: bookOf(t, "v2", "3", "served-0")}
 	raced := false
@@ -191,8 +195,10 @@ func testRerateCutShort(t *testing.T, s *Store) {
 	finish := func(func()) {}
 
 	require.Error(t, rerate("v2", "3", func(cancel func()) {
-		rival, err := s.planRerate(t.Context(), RerateQuery{ID: "rival", From: from, To: to, All: true, By: "bob",
-			Book: bookOf(t, "v9", "9", "served-0"), Progress: func(string) {}})
+		rival, err := s.planRerate(t.Context(), RerateQuery{
+			ID: "rival", From: from, To: to, All: true, By: "bob",
+			Book: bookOf(t, "v9", "9", "served-0"), Progress: func(string) {},
+		})
 		require.NoError(t, err)
 		rival.State = reratePlanned
 		require.NoError(t, s.recordRerate(t.Context(), rival))

@@ -27,9 +27,9 @@ PREWHERE price_version = {version:String}
 WHERE timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND provider != 'flyball'
 GROUP BY provider, model
 ORDER BY calls DESC, provider, model`, []any{
-			ch.Named("version", UnknownPrice),
-			ch.Named("from", millis(q.From)), ch.Named("to", millis(q.To)),
-		}
+		ch.Named("version", UnknownPrice),
+		ch.Named("from", millis(q.From)), ch.Named("to", millis(q.To)),
+	}
 }
 
 // Unpriced is a model that was called without a price.

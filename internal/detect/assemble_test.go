@@ -107,7 +107,7 @@ func TestOutcomeRate(t *testing.T) {
 	require.InDelta(t, 0.06, f.OutcomeRate, 1e-12)
 	require.InDelta(t, 0.1, f.OutcomeBaseline, 1e-12)
 	// By hand: of the buckets' deviation 0.005 × 1.03 a Poisson count explains √(0.1/4500), and so much again is this window's.
-	between := math.Sqrt(math.Pow(0.005*1.03, 2) - 0.1/4500)
+	between := math.Sqrt(0.005*1.03*0.005*1.03 - 0.1/4500)
 	require.InDelta(t, 0.04/math.Hypot(between, math.Sqrt(0.1/4500)), f.OutcomeSigmas, 1e-9)
 
 	for name, tc := range map[string]struct {

@@ -262,8 +262,8 @@ func (r *reader) quality1(q *usage.Quality) {
 	q.Score, q.Confidence, q.Timestamp = r.float(), r.float(), r.time()
 }
 
-func appendOutcome(to []byte, o *usage.Outcome) []byte {
-	w := writer(to)
+func encodeOutcome(o *usage.Outcome) []byte {
+	var w writer
 	for _, text := range [...]string{
 		o.ID, o.TraceID, o.SpanID, o.TenantID, o.Model, o.ServedModel, o.Provider,
 		o.PromptTemplate, o.ExperimentID, string(o.Arm), o.Kind,

@@ -41,7 +41,7 @@ func (e scoreEvent) subject() subject {
 }
 
 func (e outcomeEvent) identity() id           { return identify('o', e.TenantID, e.ID) }
-func (e outcomeEvent) encode() (kind, []byte) { return kindOutcome, appendOutcome(nil, e.Outcome) }
+func (e outcomeEvent) encode() (kind, []byte) { return kindOutcome, encodeOutcome(e.Outcome) }
 
 func (e outcomeEvent) subject() subject {
 	o := e.Outcome

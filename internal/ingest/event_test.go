@@ -88,7 +88,7 @@ func world(r *rapid.T) (all []arrival, quality map[string]usage.Quality, outcome
 			all = append(all, arrival{span: &s})
 			for e := range rapid.IntRange(0, 3).Draw(r, "events") {
 				id := fmt.Sprintf("%s-%d-%d", trace, c, e)
-				about := subject{}
+				var about subject
 				if rapid.Bool().Draw(r, "outcome") {
 					o := outcome(id, "", trace, "")
 					all = append(all, arrival{outcome: &o})

@@ -146,7 +146,7 @@ func FuzzOutcomes(f *testing.F) {
 	fuzzDecoder(f, (*decoder).outcomes, func(t *testing.T, _ *request, u *unit) {
 		o := *u.event.(outcomeEvent).Outcome
 		var back usage.Outcome
-		in := reader{from: appendOutcome(nil, &o)}
+		in := reader{from: encodeOutcome(&o)}
 		in.outcome(&back)
 		require.NoError(t, in.err)
 		require.Equal(t, o, back)
@@ -199,7 +199,7 @@ func TestCodecRoundTrip(t *testing.T) {
 		for _, record := range []struct {
 			kind kind
 			body []byte
-		}{{kindSpan, appendSpan(nil, &span)}, {kindQuality, appendQuality(nil, &quality)}, {kindOutcome, appendOutcome(nil, &outcome)}, {kindDeployment, appendDeployment(nil, &deployment)}} {
+		}{{kindSpan, appendSpan(nil, &span)}, {kindQuality, appendQuality(nil, &quality)}, {kindOutcome, encodeOutcome(&outcome)}, {kindDeployment, appendDeployment(nil, &deployment)}} {
 			frame = appendRecord(frame, record.kind, len(record.body), record.body)
 		}
 		b := &batch{}
@@ -220,10 +220,16 @@ func records() []byte {
 		kind kind
 		body []byte
 	}{
-		{kindDimensions, appendDimensions(nil, dimensionsOf(&s))}, {kindSeen, append([]byte{1}, waits[:]...)}, {kindSpan, appendSpan(nil, &s)},
-		{kindQuality, appendQuality(nil, &q)}, {kindWaiting, appendQuality([]byte{byte(kindQuality)}, &q)}, {kindReleased, appendQuality(append(waits[:], byte(kindQuality)), &q)},
-		{kindQuality1, []byte("rubbish")}, {kindOutcome, appendOutcome(nil, &usage.Outcome{ID: "o", TraceID: "t", Kind: "conversion", Value: 1})},
-		{kindDeployment, appendDeployment(nil, &d)}, {kindDamaged, []byte("rubbish")},
+		{kindDimensions, appendDimensions(nil, dimensionsOf(&s))},
+		{kindSeen, append([]byte{1}, waits[:]...)},
+		{kindSpan, appendSpan(nil, &s)},
+		{kindQuality, appendQuality(nil, &q)},
+		{kindWaiting, appendQuality([]byte{byte(kindQuality)}, &q)},
+		{kindReleased, appendQuality(append(waits[:], byte(kindQuality)), &q)},
+		{kindQuality1, []byte("rubbish")},
+		{kindOutcome, encodeOutcome(&usage.Outcome{ID: "o", TraceID: "t", Kind: "conversion", Value: 1})},
+		{kindDeployment, appendDeployment(nil, &d)},
+		{kindDamaged, []byte("rubbish")},
 	} {
 		b = appendRecord(b, r.kind, len(r.body), r.body)
 	}

@@ -171,7 +171,7 @@ func (o *otlp) takeSpan(read func() error) error {
 const maxEvents = 64
 
 // newEvent adds an evaluation to the span that is being read.
-func (o *otlp) newEvent(p *tracepb.Span) (*tracepb.Span_Event, error) {
+func (o *otlp) newEvent() (*tracepb.Span_Event, error) {
 	if len(o.events) == maxEvents {
 		return nil, wrongField("events", "at most %d evaluations of one span", maxEvents)
 	}

@@ -105,7 +105,7 @@ func (o *otlp) times(p *tracepb.Span, s *usage.Span) error {
 		s.LatencyMS = int64(math.Round(float64(p.GetEndTimeUnixNano()-start) / 1e6))
 	}
 	var first float64 // seconds
-	if err := o.measure(&o.own, meansFirstToken, 0, maxLatency/1000, &first); err != nil {
+	if err := o.measure(&o.own, meansFirstToken, maxLatency/1000, &first); err != nil {
 		return err
 	}
 	s.TTFTMS = int64(math.Round(first * 1000))
@@ -139,7 +139,7 @@ func (o *otlp) dimensions(f *facts, s *usage.Span) error {
 	if err := o.armOf(f, &s.Arm); err != nil {
 		return err
 	}
-	if err := o.measure(f, meansComplexity, 0, maxComplexity, &s.Complexity); err != nil {
+	if err := o.measure(f, meansComplexity, maxComplexity, &s.Complexity); err != nil {
 		return err
 	}
 	if f.has(meansComplexity) && s.Complexity == 0 {
@@ -252,10 +252,10 @@ func (o *otlp) evaluation(f *facts, q *usage.Quality, trace, span string, at uin
 	if err := o.armOf(f, &q.Arm); err != nil {
 		return false, err
 	}
-	if err := o.measure(f, meansScore, 0, 1, &q.Score); err != nil {
+	if err := o.measure(f, meansScore, 1, &q.Score); err != nil {
 		return false, err
 	}
-	if err := o.measure(f, meansConfidence, 0, 1, &q.Confidence); err != nil {
+	if err := o.measure(f, meansConfidence, 1, &q.Confidence); err != nil {
 		return false, err
 	}
 	switch {

@@ -107,8 +107,10 @@ func TestOTLPOverGRPC(t *testing.T) {
 	require.Nil(t, r.PartialSuccess)
 
 	p := otelSpan(1, nil)
-	record := &logspb.LogRecord{EventName: evaluationEvent, TimeUnixNano: p.EndTimeUnixNano, TraceId: p.TraceId, SpanId: p.SpanId,
-		Attributes: attrs{"gen_ai.evaluation.name": "Relevance", "gen_ai.evaluation.score.value": 1}.list()}
+	record := &logspb.LogRecord{
+		EventName: evaluationEvent, TimeUnixNano: p.EndTimeUnixNano, TraceId: p.TraceId, SpanId: p.SpanId,
+		Attributes: attrs{"gen_ai.evaluation.name": "Relevance", "gen_ai.evaluation.score.value": 1}.list(),
+	}
 	logged, err := collogspb.NewLogsServiceClient(conn).Export(t.Context(), &collogspb.ExportLogsServiceRequest{ResourceLogs: []*logspb.ResourceLogs{{
 		Resource: &resourcepb.Resource{Attributes: acme.list()}, ScopeLogs: []*logspb.ScopeLogs{{LogRecords: []*logspb.LogRecord{record}}},
 	}}})

@@ -183,7 +183,7 @@ func (o *otlp) jsonEvent(p *tracepb.Span) error {
 	if err != nil || !named {
 		return err
 	}
-	e, err := o.newEvent(p)
+	e, err := o.newEvent()
 	if err != nil {
 		return err
 	}

@@ -240,16 +240,20 @@ func TestOTLPMeanings(t *testing.T) {
 	}{
 		{name: "cache writes are inside the input", span: chat.with(attrs{"gen_ai.usage.cache_write.input_tokens": 100}), want: func(s *usage.Span) { s.Tokens = tokens(347, 800, 100, 0, 342, 0) }},
 		{name: "writes for an hour are inside the writes", span: chat.with(attrs{"gen_ai.usage.cache_creation.input_tokens": 100, "flyball.usage.cache_write_1h.input_tokens": 60}), want: func(s *usage.Span) { s.Tokens = tokens(347, 800, 40, 60, 342, 0) }},
-		{name: "older names", span: bare.with(attrs{"gen_ai.system": "openai", "gen_ai.provider.name": nil, "gen_ai.usage.prompt_tokens": 10, "gen_ai.usage.completion_tokens": 5, "gen_ai.usage.cache_read_input_tokens": 4, "gen_ai.usage.cache_creation_input_tokens": 3}),
-			want: func(s *usage.Span) { s.Provider, s.Tokens = "openai", tokens(3, 4, 3, 0, 5, 0) }},
+		{
+			name: "older names", span: bare.with(attrs{"gen_ai.system": "openai", "gen_ai.provider.name": nil, "gen_ai.usage.prompt_tokens": 10, "gen_ai.usage.completion_tokens": 5, "gen_ai.usage.cache_read_input_tokens": 4, "gen_ai.usage.cache_creation_input_tokens": 3}),
+			want: func(s *usage.Span) { s.Provider, s.Tokens = "openai", tokens(3, 4, 3, 0, 5, 0) },
+		},
 		{name: "the name between", span: bare.with(attrs{"gen_ai.usage.input_tokens": 10, "gen_ai.usage.input_tokens.cached": 4, "gen_ai.usage.output_tokens": 9, "gen_ai.usage.reasoning.output_tokens": 7}), want: func(s *usage.Span) { s.Tokens = tokens(6, 4, 0, 0, 9, 7) }},
 		{name: "the current name wins", span: chat.with(attrs{"gen_ai.usage.prompt_tokens": 1, "gen_ai.system": "openai"}), want: func(*usage.Span) {}},
 		{name: "counts as doubles", span: chat.with(attrs{"gen_ai.usage.input_tokens": 1247.0}), want: func(*usage.Span) {}},
-		{name: "OpenInference", span: attrs{"openinference.span.kind": "LLM", "llm.provider": "anthropic", "llm.model_name": "claude-3-opus", "llm.token_count.prompt": 100, "llm.token_count.completion": 20, "llm.token_count.prompt_details.cache_read": 60, "llm.token_count.prompt_details.cache_write": 30, "session.id": "s9", "llm.cost.total": 0.25},
+		{
+			name: "OpenInference", span: attrs{"openinference.span.kind": "LLM", "llm.provider": "anthropic", "llm.model_name": "claude-3-opus", "llm.token_count.prompt": 100, "llm.token_count.completion": 20, "llm.token_count.prompt_details.cache_read": 60, "llm.token_count.prompt_details.cache_write": 30, "session.id": "s9", "llm.cost.total": 0.25},
 			want: func(s *usage.Span) {
 				reported := usage.PicoUSD(250_000_000_000)
 				s.RequestedModel, s.Model, s.SessionID, s.Tokens, s.CostReported = "claude-3-opus", "claude-3-opus", "s9", tokens(10, 60, 30, 0, 20, 0), &reported
-			}},
+			},
+		},
 		{name: "embeddings have no output", span: bare.with(attrs{"gen_ai.operation.name": "embeddings", "gen_ai.usage.input_tokens": 8}), want: func(s *usage.Span) { s.Tokens = tokens(8, 0, 0, 0, 0, 0) }},
 		{name: "OpenInference embedding", span: bare.with(attrs{"gen_ai.operation.name": nil, "openinference.span.kind": "EMBEDDING", "gen_ai.usage.input_tokens": 8}), want: func(s *usage.Span) { s.Tokens = tokens(8, 0, 0, 0, 0, 0) }},
 		{name: "without usage it is incomplete", span: bare, want: func(s *usage.Span) { s.Tokens, s.UsageComplete = usage.Tokens{}, false }},
@@ -491,7 +495,8 @@ func TestOTLPEvaluations(t *testing.T) {
 	sent := &collogspb.ExportLogsServiceRequest{ResourceLogs: []*logspb.ResourceLogs{{
 		Resource: &resourcepb.Resource{Attributes: acme.list()},
 		ScopeLogs: []*logspb.ScopeLogs{{LogRecords: []*logspb.LogRecord{
-			{Body: value("just a log line")}, record(relevance), old, lost,
+			{Body: value("just a log line")},
+			record(relevance), old, lost,
 			record(attrs{"gen_ai.evaluation.name": "Label", "gen_ai.evaluation.score.label": "pass"}),
 		}}},
 	}}}

@@ -91,8 +91,8 @@ func (o *otlp) count(f *facts, m meaning, into *int64) error {
 	return nil
 }
 
-// measure reads a number in [low, high].
-func (o *otlp) measure(f *facts, m meaning, low, high float64, into *float64) error {
+// measure reads a number in [0, high].
+func (o *otlp) measure(f *facts, m meaning, high float64, into *float64) error {
 	v := f.by[m].value
 	if v == nil {
 		return nil
@@ -106,8 +106,8 @@ func (o *otlp) measure(f *facts, m meaning, low, high float64, into *float64) er
 	default:
 		return f.refused(m, wrong("must be a number"))
 	}
-	if !(d >= low && d <= high) { // NaN is neither
-		return f.refused(m, wrong("must be between %g and %g (%g)", low, high, d))
+	if !(d >= 0 && d <= high) { // NaN is neither
+		return f.refused(m, wrong("must be between 0 and %g (%g)", high, d))
 	}
 	*into = d
 	return nil

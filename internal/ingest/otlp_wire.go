@@ -117,7 +117,7 @@ func (o *otlp) wireEvent(b []byte, p *tracepb.Span) error {
 	if err != nil || !named {
 		return err
 	}
-	e, err := o.newEvent(p)
+	e, err := o.newEvent()
 	if err != nil {
 		return err
 	}

@@ -193,7 +193,7 @@ func TestSummaryIsTriedAgain(t *testing.T) {
 	require.NoError(t, i.Close())
 	inTheWay := summaryPath(opt.Dir, first.start) + ".tmp"
 	require.NoError(t, os.Mkdir(inTheWay, 0o700))
-	i, _ = start(t, opt)
+	start(t, opt)
 	require.Eventually(t, func() bool { return sink.count() == 3 }, 10*time.Second, time.Millisecond)
 	require.FileExists(t, first.path)
 	require.NoError(t, os.Remove(inTheWay))

@@ -116,8 +116,11 @@ func TestComplexityFromTimesProperties(t *testing.T) {
 func TestScoreTimes(t *testing.T) {
 	t.Parallel()
 	shared := []TaskScore{
-		{Task: "a", Source: FromTime, Minutes: 10}, {Task: "b", Source: FromTime, Minutes: 20}, {Task: "c", Source: FromTime, Minutes: 30},
-		{Task: "d", Source: FromPerson, Milli: 7000}, {Tenant: "org", Task: "a", Source: FromTime, Minutes: 60},
+		{Task: "a", Source: FromTime, Minutes: 10},
+		{Task: "b", Source: FromTime, Minutes: 20},
+		{Task: "c", Source: FromTime, Minutes: 30},
+		{Task: "d", Source: FromPerson, Milli: 7000},
+		{Tenant: "org", Task: "a", Source: FromTime, Minutes: 60},
 	}
 	own := []TaskScore{{Tenant: "org", Task: "a", Source: FromTime, Minutes: 4}, {Tenant: "org", Task: "b", Source: FromTime, Minutes: 12}, {Task: "a", Source: FromDistance, Milli: 2500}}
 	ScoreTimes(shared)

@@ -111,8 +111,11 @@ func differences(ours, theirs *pricing.Book, provider, model string, at time.Tim
 				bucket       string
 				ours, theirs pricing.Rate
 			}{
-				{"input", x.Input, y.Input}, {"cache_read", x.CacheRead, y.CacheRead}, {"cache_write_5m", x.CacheWrite5m, y.CacheWrite5m},
-				{"cache_write_1h", x.CacheWrite1h, y.CacheWrite1h}, {"output", x.Output, y.Output},
+				{"input", x.Input, y.Input},
+				{"cache_read", x.CacheRead, y.CacheRead},
+				{"cache_write_5m", x.CacheWrite5m, y.CacheWrite5m},
+				{"cache_write_1h", x.CacheWrite1h, y.CacheWrite1h},
+				{"output", x.Output, y.Output},
 			} {
 				if pair.ours.String() == "" || pair.theirs.String() == "" {
 					continue

@@ -297,14 +297,3 @@ func (r *result) reversals() int {
 	}
 	return n
 }
-
-// automatic are the acts that nobody was asked about.
-func (r *result) automatic() int {
-	n := 0
-	for _, d := range r.acts {
-		if d.auto {
-			n++
-		}
-	}
-	return n
-}

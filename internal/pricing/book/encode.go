@@ -94,8 +94,11 @@ func rateFields(r pricing.Rates) []string {
 		name string
 		rate pricing.Rate
 	}{
-		{"input", r.Input}, {"cache_read", r.CacheRead}, {"cache_write_5m", r.CacheWrite5m},
-		{"cache_write_1h", r.CacheWrite1h}, {"output", r.Output},
+		{"input", r.Input},
+		{"cache_read", r.CacheRead},
+		{"cache_write_5m", r.CacheWrite5m},
+		{"cache_write_1h", r.CacheWrite1h},
+		{"output", r.Output},
 	} {
 		if text := b.rate.String(); text != "" {
 			list = append(list, b.name+": "+text)
