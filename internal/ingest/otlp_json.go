@@ -142,7 +142,7 @@ func (o *otlp) jsonSpan(p *tracepb.Span) error {
 		case "attributes":
 			return o.jsonAttributes(&o.attributes)
 		case "events":
-			return o.list(func() error { return o.jsonEvent(p) })
+			return o.list(func() error { return o.jsonEvent() })
 		case "status":
 			return o.message(func(name []byte) error {
 				if string(name) != "code" {
@@ -170,7 +170,7 @@ func (o *otlp) statusCode() error {
 }
 
 // jsonEvent reads an evaluation among a span's events; the others are passed over.
-func (o *otlp) jsonEvent(p *tracepb.Span) error {
+func (o *otlp) jsonEvent() error {
 	start, named := o.pos, false
 	err := o.message(func(name []byte) error {
 		if string(name) != "name" || o.peek() != '"' {

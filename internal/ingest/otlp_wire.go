@@ -92,7 +92,7 @@ func (o *otlp) wireSpan(b []byte, p *tracepb.Span) error {
 		case num == 8 && kind == protowire.Fixed64Type:
 			p.EndTimeUnixNano = number
 		case num == 11 && kind == protowire.BytesType:
-			return o.wireEvent(value, p)
+			return o.wireEvent(value)
 		case num == 15 && kind == protowire.BytesType:
 			return eachField(value, func(num protowire.Number, kind protowire.Type, _ []byte, number uint64) error {
 				if num == 3 && kind == protowire.VarintType {
@@ -106,7 +106,7 @@ func (o *otlp) wireSpan(b []byte, p *tracepb.Span) error {
 }
 
 // wireEvent reads an evaluation among a span's events; the others are passed over.
-func (o *otlp) wireEvent(b []byte, p *tracepb.Span) error {
+func (o *otlp) wireEvent(b []byte) error {
 	named := false
 	err := eachField(b, func(num protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
 		if num == 2 && kind == protowire.BytesType {
