@@ -61,9 +61,10 @@ soak: engine ## Run the long versions of the tests, then every fuzzer for an hou
 	FLYBALL_SOAK=$${FLYBALL_SOAK:-1} go test -tags e2e -count 1 -timeout 4h -v ./tests/...
 	sh scripts/fuzz.sh
 
-bench-ingest: engine ## Measure ingest: decode and price per format on one core, and the whole way to the store against a bare insert
+bench-ingest: engine ## Measure ingest: decode and price per format on one core, the whole way to the store against a bare insert, and bytes on disk
 	go test ./internal/ingest -run '^$$' -bench 'DecodeAndPrice|OfficialDecoder' -cpu 1 -benchtime 3s
 	FLYBALL_BENCH=1 go test ./tests/bench -run '^$$' -bench Ingest -benchtime 3x
+	FLYBALL_BENCH=1 go test ./tests/bench -run '^$$' -bench Storage -benchtime 1x
 
 bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
 	FLYBALL_BENCH=1 go test -p 1 ./internal/clickhouse ./activities -run '^$$' -bench 'Sweep|Tick' -benchtime 20x
