@@ -32,8 +32,8 @@ type batch struct {
 }
 
 // Run drains the spool into the sink until ctx ends; an insert that is under way then may end, so that no batch is
-// left of which nobody knows whether the sink took it. It is the only inserter of its spool. It fails only when the spool itself cannot be read or its state not be written; a sink that is away is
-// waited for.
+// left of which nobody knows whether the sink took it. It is the only inserter of its spool. It fails only when the
+// spool itself cannot be read or its state not be written; a sink that is away is waited for.
 func (i *Ingest) Run(ctx context.Context) error {
 	mark := time.NewTicker(watermarkEvery)
 	defer mark.Stop()
@@ -129,7 +129,7 @@ func (i *Ingest) drain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	next := i.readAhead(b)
+	next := i.meanwhile(b)
 	err = i.insert(ctx, b)
 	i.next = <-next
 	if err != nil {
@@ -142,6 +142,9 @@ func (i *Ingest) drain(ctx context.Context) error {
 	// that tries this batch again, with its token.
 	i.spool.state.Cursor = b.to
 	i.retiring = append(i.retiring, i.spool.drained(b.to)...)
+	if i.rows.Load() >= int64(i.opt.BatchRows) {
+		return nil // they are summarized while the next batch is inserted
+	}
 	return i.retire(ctx)
 }
 
@@ -154,26 +157,33 @@ func (i *Ingest) retire(ctx context.Context) error {
 	if err := i.mustSave(ctx); err != nil {
 		return err
 	}
+	i.summarizeDrained()
+	return nil
+}
+
+func (i *Ingest) summarizeDrained() {
 	for len(i.retiring) > 0 {
 		seg := i.retiring[0]
 		if err := i.summarize(seg); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			i.log.Error("a drained segment stays on disk; it is tried again", "segment", seg.path, "error", err)
-			return nil
+			return
 		}
 		i.retiring = i.retiring[1:]
 	}
-	return nil
 }
 
-// readAhead reads what comes behind a batch, where that is a full one already; else, and when it cannot be read,
-// it gives nil, and the batch is read when its turn comes.
-func (i *Ingest) readAhead(b *batch) <-chan *batch {
+// meanwhile does what can be done while the store works on a frozen batch: it summarizes what was drained before,
+// which the state on disk is past since the batch was frozen, and reads what comes behind the batch, where that is a
+// full one already. Else, and when it cannot be read, it gives nil, and the next batch is read when its turn comes.
+func (i *Ingest) meanwhile(b *batch) <-chan *batch {
 	read := make(chan *batch, 1)
-	if i.rows.Load()-b.rows < int64(i.opt.BatchRows) {
-		read <- nil
-		return read
-	}
+	full := i.rows.Load()-b.rows >= int64(i.opt.BatchRows)
 	go func() {
+		i.summarizeDrained()
+		if !full {
+			read <- nil
+			return
+		}
 		next, err := i.read(b.to, b.to)
 		if err != nil {
 			next = nil
