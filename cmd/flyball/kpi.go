@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -16,6 +18,9 @@ import (
 	"github.com/flyball-dev/flyball/internal/kpi"
 )
 
+// shortDimensions are what people call dimensions.
+var shortDimensions = map[string]string{"tenant": "tenant_id", "template": "prompt_template_version"}
+
 // kpiCommand answers what calls cost and gave.
 func kpiCommand() *cobra.Command {
 	var o storedRange
@@ -23,7 +28,7 @@ func kpiCommand() *cobra.Command {
 	var step time.Duration
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "kpi [--from TIME --to TIME] [--by tenant_id,requested_model,…] [--step 1h]",
+		Use:   "kpi [--from TIME --to TIME] [--by tenant,requested_model,…] [--step 1h]",
 		Short: "Show the KPIs of stored calls",
 		Long: `Show requests, spend and the KPIs of a range, the last 24 hours when none is given, widened to whole minutes:
   NTC        the normalised task cost: dollars of priced calls over their complexity (flyball complexity)
@@ -32,8 +37,8 @@ func kpiCommand() *cobra.Command {
   CACHE      cache hit rate: the share of input tokens that were read from a cache
   OUTCOMES   good outcomes per call
 and the percentiles of cost in dollars and latency in milliseconds. What is not known is "-", in JSON null.
---by tells apart: tenant_id, requested_model, model (that served), prompt_template_version, cohort, provider, arm.`,
-		Example: "  flyball kpi --by tenant_id,requested_model\n" +
+--by tells apart: tenant, requested_model, model (that served), template, cohort, provider, arm.`,
+		Example: "  flyball kpi --by tenant,requested_model\n" +
 			"  flyball kpi --from 2026-01-01 --to 2026-02-01 --step 24h --json\n" +
 			"  flyball kpi --from 2026-01-15T09:00:00Z --to 2026-01-15T10:00:00Z --by model --config deploy/flyball.yaml",
 		Args: cobra.NoArgs,
@@ -44,7 +49,8 @@ and the percentiles of cost in dollars and latency in milliseconds. What is not 
 			}
 			q := clickhouse.KPIQuery{Step: step, Percentiles: true, Outcomes: true}
 			for _, dimension := range by {
-				q.GroupBy = append(q.GroupBy, clickhouse.Dimension(strings.TrimSpace(dimension)))
+				dimension = strings.TrimSpace(dimension)
+				q.GroupBy = append(q.GroupBy, clickhouse.Dimension(cmp.Or(shortDimensions[dimension], dimension)))
 			}
 			var err error
 			if q.From, q.To, err = o.times(); err != nil {
@@ -66,6 +72,8 @@ and the percentiles of cost in dollars and latency in milliseconds. What is not 
 			if err != nil {
 				return storeError(err)
 			}
+			// Scores and outcomes whose call is not known belong to no call here.
+			found = slices.DeleteFunc(found, func(k clickhouse.KPI) bool { return k.Requests == 0 })
 			rows := kpiRows(q, found)
 			if asJSON {
 				return writeLines(cmd.OutOrStdout(), rows)
