@@ -31,7 +31,7 @@ test: bin/gotestsum ## Run everything quick that proves it works; count what was
 		status=$$?; go run ./tests/tally bin/results/test.json; exit $$status
 
 # What runs goroutines without an engine, and the pure packages that they share.
-racy := ./internal/alert ./internal/config ./internal/console ./internal/detect ./internal/devstack ./internal/gateway \
+racy := ./internal/alert ./internal/complexity ./internal/config ./internal/console ./internal/detect ./internal/devstack ./internal/gateway \
 	./internal/inbox ./internal/ingest ./internal/policy ./internal/redis ./internal/replay ./internal/routing \
 	./internal/simulate ./workflows
 
