@@ -18,7 +18,7 @@ type UnpricedQuery struct {
 
 // SQL is the query's text and its named parameters.
 func (q UnpricedQuery) SQL() (string, []any) {
-	return `SELECT
+	const sql = `SELECT
   provider, model, toInt64(uniqExact(tenant_id)), toInt64(count()) AS calls,
   sum(uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens), sum(output_tokens),
   min(timestamp), max(timestamp)
@@ -26,7 +26,8 @@ FROM spans
 PREWHERE price_version = {version:String}
 WHERE timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND provider != 'flyball'
 GROUP BY provider, model
-ORDER BY calls DESC, provider, model`, []any{
+ORDER BY calls DESC, provider, model`
+	return sql, []any{
 		ch.Named("version", UnknownPrice),
 		ch.Named("from", millis(q.From)), ch.Named("to", millis(q.To)),
 	}
