@@ -40,35 +40,6 @@ type TaskScore struct {
 	By      string
 }
 
-// TaskTime is what people's times tell of a task.
-type TaskTime struct {
-	Minutes float64 // the median
-	Samples int
-	Score   float64
-}
-
-// ComplexityFromTimes scores tasks by how long people took to complete them: the task's median over the usual
-// time, which is the median of those medians, so that the usual task has 1. Medians, since times to complete are
-// skewed: the few that were left open overnight must not count more than the rest. It fails where a task has
-// no sample, or one beyond the bounds.
-func ComplexityFromTimes(tasks map[string][]float64) (map[string]TaskTime, error) {
-	times := make(map[string]TaskTime, len(tasks))
-	var medians []float64
-	for _, task := range slices.Sorted(maps.Keys(tasks)) {
-		minutes, err := MedianMinutes(tasks[task])
-		if err != nil {
-			return nil, fmt.Errorf("task %q: %w", task, err)
-		}
-		times[task] = TaskTime{Minutes: minutes, Samples: len(tasks[task])}
-		medians = append(medians, minutes)
-	}
-	for task, t := range times {
-		t.Score = timeScore(t.Minutes, median(medians))
-		times[task] = t
-	}
-	return times, nil
-}
-
 // MedianMinutes is the median of the times that people took for one task. It refuses none at all, and one
 // beyond the bounds.
 func MedianMinutes(samples []float64) (float64, error) {
@@ -83,9 +54,11 @@ func MedianMinutes(samples []float64) (float64, error) {
 	return median(samples), nil
 }
 
-// ScoreTimes sets the score of each of all that comes from times, as ComplexityFromTimes does. The usual time is one
-// for all tenants, that of the tasks for all, so that a tenant's own times are on the same scale; where
-// there are none, it is that of the tenant's own tasks.
+// ScoreTimes sets the score of each of all that comes from times, by how long people took to complete it: the
+// task's median over the usual time, which is the median of those medians, so that the usual task has 1. Medians,
+// since times to complete are skewed: the few that were left open overnight must not count more than the rest. The
+// usual time is one for all tenants, that of the tasks for all, so that a tenant's own times are on the same
+// scale; where there are none, it is that of the tenant's own tasks.
 func ScoreTimes(all []TaskScore) {
 	medians, usual := map[string][]float64{}, map[string]float64{}
 	for _, s := range all {

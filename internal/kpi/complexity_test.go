@@ -10,76 +10,105 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestComplexityFromTimes(t *testing.T) {
+// taskTime is what people's times tell of a task.
+type taskTime struct {
+	Minutes float64 // the median
+	Samples int
+	Score   float64
+}
+
+// fromTimes scores tasks by the times that people took for them.
+func fromTimes(tasks map[string][]float64) (map[string]taskTime, error) {
+	var all []TaskScore
+	for task, samples := range tasks {
+		minutes, err := MedianMinutes(samples)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, TaskScore{Task: task, Source: FromTime, Minutes: minutes, Samples: int64(len(samples))})
+	}
+	ScoreTimes(all)
+	times := map[string]taskTime{}
+	for _, s := range all {
+		times[s.Task] = taskTime{s.Minutes, int(s.Samples), float64(s.Milli) / 1000}
+	}
+	return times, nil
+}
+
+func TestScoreTimesByHand(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		tasks map[string][]float64
-		want  map[string]TaskTime
+		want  map[string]taskTime
 	}{
 		// The only task is the usual one, whatever it takes.
-		"one task": {map[string][]float64{"a": {7}}, map[string]TaskTime{"a": {7, 1, 1}}},
+		"one task": {map[string][]float64{"a": {7}}, map[string]taskTime{"a": {7, 1, 1}}},
 		// Medians: classify 2 (of 1, 2, 9), answer 10 (of 8, 12: their mean), contract 240. The usual time is the
 		// median of 2, 10, 240: 10. Scores: 2/10, 10/10, 240/10.
 		"three tasks": {
 			map[string][]float64{"classify": {9, 1, 2}, "answer": {12, 8}, "contract": {240}},
-			map[string]TaskTime{"classify": {2, 3, 0.2}, "answer": {10, 2, 1}, "contract": {240, 1, 24}},
+			map[string]taskTime{"classify": {2, 3, 0.2}, "answer": {10, 2, 1}, "contract": {240, 1, 24}},
 		},
 		// An even number of tasks: medians 4, 6, 10, 30, the usual time is (6 + 10)/2 = 8.
 		"four tasks": {
 			map[string][]float64{"a": {4}, "b": {6}, "c": {10}, "d": {30}},
-			map[string]TaskTime{"a": {4, 1, 0.5}, "b": {6, 1, 0.75}, "c": {10, 1, 1.25}, "d": {30, 1, 3.75}},
+			map[string]taskTime{"a": {4, 1, 0.5}, "b": {6, 1, 0.75}, "c": {10, 1, 1.25}, "d": {30, 1, 3.75}},
 		},
 		// One time that was left open for a day moves no median: of 3, 4, 1440 it is 4; of 1, 2, 3 it is 2; usual 3.
 		"an outlier": {
 			map[string][]float64{"a": {3, 1440, 4}, "b": {1, 2, 3}},
-			map[string]TaskTime{"a": {4, 3, 4.0 / 3}, "b": {2, 3, 2.0 / 3}},
+			map[string]taskTime{"a": {4, 3, 4.0 / 3}, "b": {2, 3, 2.0 / 3}},
 		},
 		// Medians 0.001, 1, 525600, usual 1: 0.001 and 525600 are the ends of what can be.
 		"bounds": {
 			map[string][]float64{"a": {0.001}, "b": {1}, "c": {525_600}},
-			map[string]TaskTime{"a": {0.001, 1, 0.001}, "b": {1, 1, 1}, "c": {525_600, 1, 525_600}},
+			map[string]taskTime{"a": {0.001, 1, 0.001}, "b": {1, 1, 1}, "c": {525_600, 1, 525_600}},
 		},
 		// Medians 0.001, 100, 200: usual 100, and 0.001/100 = 0.00001 is raised to the least.
 		"below the least": {
 			map[string][]float64{"a": {0.001}, "b": {100}, "c": {200}},
-			map[string]TaskTime{"a": {0.001, 1, 0.001}, "b": {100, 1, 1}, "c": {200, 1, 2}},
+			map[string]taskTime{"a": {0.001, 1, 0.001}, "b": {100, 1, 1}, "c": {200, 1, 2}},
 		},
 		// Medians 0.01, 0.01, 525600: usual 0.01, and 52,560,000 is lowered to the most.
 		"above the most": {
 			map[string][]float64{"a": {0.01}, "b": {0.01}, "c": {525_600}},
-			map[string]TaskTime{"a": {0.01, 1, 1}, "b": {0.01, 1, 1}, "c": {525_600, 1, 1e6}},
+			map[string]taskTime{"a": {0.01, 1, 1}, "b": {0.01, 1, 1}, "c": {525_600, 1, 1e6}},
 		},
-		"no task": {nil, map[string]TaskTime{}},
+		"no task": {nil, map[string]taskTime{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := ComplexityFromTimes(test.tasks)
+			got, err := fromTimes(test.tasks)
 			require.NoError(t, err)
+			for task, w := range test.want {
+				w.Score = float64(ComplexityMilli(w.Score)) / 1000 // scores are kept in thousandths
+				test.want[task] = w
+			}
 			require.Equal(t, test.want, got)
 		})
 	}
 }
 
-func TestComplexityFromTimesRefuses(t *testing.T) {
+func TestMedianMinutesRefuses(t *testing.T) {
 	t.Parallel()
 	for message, samples := range map[string][]float64{
-		`task "a": there is no time`:                                       {},
-		`task "a": time 1 must be between 0.001 and 525600 minutes (0)`:    {1, 0},
-		`task "a": time 0 must be between 0.001 and 525600 minutes (-3)`:   {-3},
-		`task "a": time 0 must be between 0.001 and 525600 minutes (NaN)`:  {math.NaN()},
-		`task "a": time 0 must be between 0.001 and 525600 minutes (+Inf)`: {math.Inf(1)},
+		`there is no time`: {},
+		`time 1 must be between 0.001 and 525600 minutes (0)`:    {1, 0},
+		`time 0 must be between 0.001 and 525600 minutes (-3)`:   {-3},
+		`time 0 must be between 0.001 and 525600 minutes (NaN)`:  {math.NaN()},
+		`time 0 must be between 0.001 and 525600 minutes (+Inf)`: {math.Inf(1)},
 	} {
-		_, err := ComplexityFromTimes(map[string][]float64{"a": samples, "b": {1}})
+		_, err := fromTimes(map[string][]float64{"a": samples, "b": {1}})
 		require.EqualError(t, err, message)
 	}
 }
 
-func TestComplexityFromTimesProperties(t *testing.T) {
+func TestScoreTimesProperties(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		sample := rapid.Float64Range(1, 500) // so that no score is at a bound
 		tasks := rapid.MapOfN(rapid.StringN(1, 3, -1), rapid.SliceOfN(sample, 1, 6), 1, 8).Draw(t, "tasks")
-		scores, err := ComplexityFromTimes(tasks)
+		scores, err := fromTimes(tasks)
 		require.NoError(t, err)
 
 		faster, reversed := map[string][]float64{}, map[string][]float64{}
@@ -99,14 +128,14 @@ func TestComplexityFromTimesProperties(t *testing.T) {
 				}
 			}
 		}
-		require.InDelta(t, 1, median(all), 1e-9, "the usual task has 1")
-		again, err := ComplexityFromTimes(reversed)
+		require.InDelta(t, 1, median(all), 0.001, "the usual task has 1")
+		again, err := fromTimes(reversed)
 		require.NoError(t, err)
 		require.Equal(t, scores, again, "the order of samples is nothing")
-		other, err := ComplexityFromTimes(faster)
+		other, err := fromTimes(faster)
 		require.NoError(t, err)
 		for task := range tasks {
-			require.InEpsilon(t, scores[task].Score, other[task].Score, 1e-12, "the unit of time is nothing")
+			require.InDelta(t, scores[task].Score, other[task].Score, 0.001001, "the unit of time is nothing")
 		}
 	})
 }
