@@ -71,8 +71,10 @@ type AlertLoopState struct {
 	Incident string           `json:"incident"`        // the open incident's workflow id
 	Closing  bool             `json:"closing"`         // the incident has been told that it is resolved
 	Finding  *detect.Finding  `json:"finding,omitempty"`
-	Done     []string         `json:"done,omitempty"` // the last decisions that took their flag off
-	Opened   int              `json:"opened"`         // incidents opened so far
+	Done     []string         `json:"done,omitempty"`  // the last decisions that took their flag off
+	Opened   int              `json:"opened"`          // incidents opened so far
+	Group    string           `json:"group,omitempty"` // the incident of many keys that the next finding joins
+	Mute     *Mute            `json:"mute,omitempty"`  // nil: people are told
 }
 
 // AlertLoopResult is what a loop that went quiet leaves.
@@ -87,6 +89,45 @@ type FactsMessage struct {
 	// Epoch names the life of the store of flags. Another one means that the store has lost its flags:
 	// the loop then writes its own again at once.
 	Epoch string `json:"epoch,omitempty"`
+	// Group is the id of the incident of many keys that the finding belongs to; empty: its own.
+	Group string `json:"group,omitempty"`
+}
+
+// Mute keeps notices about a key, a tenant or a group from people until a time. Findings, incidents and
+// flags go on as ever, and the inbox shows them.
+type Mute struct {
+	Until  time.Time `json:"until"`
+	Who    string    `json:"who"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// On reports whether the mute holds at now. A nil mute never does.
+func (m *Mute) On(now time.Time) bool { return m != nil && now.Before(m.Until) }
+
+// MuteRequest mutes for a time, or, with For zero, unmutes.
+type MuteRequest struct {
+	For    time.Duration `json:"for"`
+	Who    string        `json:"who"`
+	Reason string        `json:"reason"`
+}
+
+// MuteState answers a MuteRequest; Mute is nil when nothing is muted now.
+type MuteState struct {
+	Mute *Mute `json:"mute,omitempty"`
+}
+
+// AcceptLevelRequest is a person's word that a key's new level of cost or quality is the usual one from now
+// on: the baseline is set to it at once, and the incident ends.
+type AcceptLevelRequest struct {
+	Who    string `json:"who"`
+	Reason string `json:"reason"`
+}
+
+// AcceptLevelResult is the baseline that holds from now on.
+type AcceptLevelResult struct {
+	Baseline detect.Baseline `json:"baseline"`
+	Incident string          `json:"incident,omitempty"` // that ended by it
 }
 
 // SetFlagRequest asks a key's loop to put a flag on at a share, or to take it off (share 0). The
@@ -134,14 +175,19 @@ const (
 	Silent     AlertChange = "silent"
 	Heard      AlertChange = "heard" // after a silence
 	Resolved   AlertChange = "resolved"
+	Muted      AlertChange = "muted"  // or unmuted: Mute says
+	Joined     AlertChange = "joined" // a key, its incident of many keys
+	Parted     AlertChange = "parted" // a key, whose cause is another after all
 )
 
 // AlertChangedMessage tells an incident how its alert moved. Who is set when a person moved it.
 type AlertChangedMessage struct {
+	Key     usage.Key       `json:"key"` // whose alert; an incident of many keys has many
 	Change  AlertChange     `json:"change"`
 	Level   detect.Level    `json:"level"`
 	At      time.Time       `json:"at"`
 	Finding *detect.Finding `json:"finding,omitempty"`
 	Who     string          `json:"who,omitempty"`
 	Reason  string          `json:"reason,omitempty"`
+	Mute    *Mute           `json:"mute,omitempty"` // of the key, as it now is
 }

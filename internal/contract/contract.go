@@ -41,8 +41,11 @@ const (
 	Sweep     = "Sweep"
 	AlertLoop = "AlertLoop"
 	Incident  = "Incident"
+	Group     = "Group" // the incident of many keys
 	Decision  = "Decision"
 	Autonomy  = "Autonomy"
+
+	Calibration = "Calibration"
 )
 
 // The names of messages. A name that people use is both an update, which answers, and a signal,
@@ -52,16 +55,22 @@ const (
 	Facts         = "facts"          // signal to AlertLoop: FactsMessage
 	SetFlag       = "set_flag"       // update of AlertLoop: SetFlagRequest → SetFlagResult; signal twin
 	Resolve       = "resolve"        // update of AlertLoop: ResolveRequest → ResolveResult; signal twin
+	SetMute       = "mute"           // update of AlertLoop, for a key or a whole tenant (*), and of Group: MuteRequest → MuteState; signal twin
+	AcceptLevel   = "accept_level"   // update of AlertLoop: AcceptLevelRequest → AcceptLevelResult; signal twin
 	IncidentEnded = "incident_ended" // signal to AlertLoop: IncidentEndedMessage
-	AlertChanged  = "alert_changed"  // signal to Incident: AlertChangedMessage
+	AlertChanged  = "alert_changed"  // signal to Incident and Group: AlertChangedMessage
+	Split         = "split"          // update of Group: SplitRequest → GroupState; signal twin
 	Acknowledge   = "acknowledge"    // update of Incident: AcknowledgeRequest → IncidentState; signal twin
 	SkipStep      = "skip_step"      // update of Incident: SkipStepRequest → IncidentState; signal twin
+	RerunStep     = "rerun_step"     // update of Incident: RerunStepRequest → IncidentState; signal twin
+	Annotate      = "annotate"       // update of Incident and Group: AnnotateRequest → Note; signal twin
 	DecisionMoved = "decision_moved" // signal to Incident: DecisionState
 	Decide        = "decide"         // update of Decision: DecideRequest → DecisionState; signal twin
 	Withdraw      = "withdraw"       // signal to Decision: WithdrawMessage
 	Freeze        = "freeze"         // signal to Decision: FreezeMessage
 	AskTrust      = "ask_trust"      // update of Autonomy: TrustRequest → TrustAnswer
 	TrustOutcome  = "trust_outcome"  // update of Autonomy: TrustOutcomeRequest → TrustAnswer; signal twin
+	Recalibrate   = "recalibrate"    // update of Calibration: RecalibrateRequest → CalibrationState; signal twin
 	State         = "state"          // query of every workflow: its …State
 )
 
@@ -82,6 +91,18 @@ func IncidentID(k usage.Key, opened time.Time) string {
 	return fmt.Sprintf("incident/%s/%d", path(k), opened.Unix())
 }
 
+// groupSegment stands where an incident of one key has its tenant.
+const groupSegment = "group"
+
+// GroupID is the id of the incident of many keys that fail together by the cause ("provider:openai") and
+// that opened at the given time.
+func GroupID(cause string, opened time.Time) string {
+	return fmt.Sprintf("incident/%s/%s/%d", groupSegment, url.PathEscape(cause), opened.Unix())
+}
+
+// IsGroup reports whether the id is that of an incident of many keys.
+func IsGroup(id string) bool { return strings.HasPrefix(id, "incident/"+groupSegment+"/") }
+
 // DecisionID is the id of one attempt at an action within an incident.
 func DecisionID(incident, action string, attempt int) string {
 	return fmt.Sprintf("decision/%s/%s/%d", incident, url.PathEscape(action), attempt)
@@ -90,14 +111,35 @@ func DecisionID(incident, action string, attempt int) string {
 // AutonomyID is the id of the tenant's trust ledger.
 func AutonomyID(tenant string) string { return "autonomy/" + url.PathEscape(tenant) }
 
-func path(k usage.Key) string { return url.PathEscape(k.Tenant) + "/" + url.PathEscape(k.Model) }
+// CalibrationID is the id of the calibration of a tenant; empty: of all.
+func CalibrationID(tenant string) string {
+	if tenant == "" {
+		return "calibration/" + allTenants
+	}
+	return "calibration/" + segment(tenant)
+}
+
+// allTenants stands where a calibration has its tenant.
+const allTenants = "all"
+
+func path(k usage.Key) string { return segment(k.Tenant) + "/" + url.PathEscape(k.Model) }
+
+// segment is a tenant as a part of an id. One that is called like a word of ours is told from it by an
+// escape that no other needs, and that reads back as any.
+func segment(tenant string) string {
+	escaped := url.PathEscape(tenant)
+	if escaped == groupSegment || escaped == allTenants {
+		return fmt.Sprintf("%%%02X%s", escaped[0], escaped[1:])
+	}
+	return escaped
+}
 
 // KeyOf reads the key back out of the id of an alert loop, an incident or a decision.
 func KeyOf(id string) (usage.Key, error) {
 	rest := strings.TrimPrefix(id, "decision/")
 	kind, rest, _ := strings.Cut(rest, "/")
 	parts := strings.Split(rest, "/")
-	if (kind != "alert" && kind != "incident") || len(parts) < 2 {
+	if (kind != "alert" && kind != "incident") || len(parts) < 2 || IsGroup(id) {
 		return usage.Key{}, fmt.Errorf("workflow id %q names no key: want alert/…, incident/… or decision/incident/…", id)
 	}
 	tenant, err := url.PathUnescape(parts[0])

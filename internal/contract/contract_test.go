@@ -85,3 +85,25 @@ func TestStatusesThatAreFinal(t *testing.T) {
 	require.False(t, contract.Proposal{Action: "downgrade", Mode: contract.Never}.Wanted())
 	require.True(t, contract.Proposal{Action: "downgrade", Mode: contract.Ask}.Wanted())
 }
+
+func TestWordsOfOursAsTenants(t *testing.T) {
+	t.Parallel()
+	opened := time.Unix(1_700_000_000, 0).UTC()
+	for _, tenant := range []string{"group", "all"} {
+		k := usage.Key{Tenant: tenant, Model: "gpt-4o"}
+		for _, id := range []string{contract.AlertLoopID(k), contract.IncidentID(k, opened), contract.DecisionID(contract.IncidentID(k, opened), "pin", 1)} {
+			got, err := contract.KeyOf(id)
+			require.NoError(t, err)
+			require.Equal(t, k, got, id)
+			require.False(t, contract.IsGroup(id), id)
+		}
+		require.NotEqual(t, contract.CalibrationID(""), contract.CalibrationID(tenant))
+	}
+	group := contract.GroupID("provider:openai", opened)
+	require.True(t, contract.IsGroup(group))
+	_, err := contract.KeyOf(group)
+	require.Error(t, err)
+	at, err := contract.OpenedAt(group)
+	require.NoError(t, err)
+	require.Equal(t, opened, at)
+}

@@ -60,6 +60,26 @@ type IncidentState struct {
 	ClosedAt     time.Time         `json:"closed_at"` // zero while it is open
 	Reason       string            `json:"reason"`    // of the phase
 	Report       string            `json:"report,omitempty"`
+	Notes        []Note            `json:"notes,omitempty"`    // what people wrote down, oldest first
+	Mute         *Mute             `json:"mute,omitempty"`     // of the key; its tenant may be muted beside
+	Previous     *PastIncident     `json:"previous,omitempty"` // the key's last one, with what showed its cause
+}
+
+// PastIncident is what an earlier incident of the same key has to teach.
+type PastIncident struct {
+	ID     string    `json:"id"`
+	Opened time.Time `json:"opened"`
+	Closed time.Time `json:"closed"`
+	Cause  string    `json:"cause"` // empty: it stayed unclear
+	Reason string    `json:"reason"`
+	Query  string    `json:"query"` // the diagnostic query that showed it, runnable as printed
+}
+
+// Note is a remark of a person's on an incident.
+type Note struct {
+	Who  string    `json:"who"`
+	Text string    `json:"text"`
+	At   time.Time `json:"at"`
 }
 
 // Evidence is what the steps have gathered, as data.
@@ -131,6 +151,19 @@ type SkipStepRequest struct {
 	Reason string `json:"reason"`
 }
 
+// RerunStepRequest walks a step that has been walked already once more: its verdict replaces the old one.
+type RerunStepRequest struct {
+	Step   string `json:"step"`
+	Who    string `json:"who"`
+	Reason string `json:"reason"`
+}
+
+// AnnotateRequest writes a remark into an incident's timeline.
+type AnnotateRequest struct {
+	Who  string `json:"who"`
+	Text string `json:"text"`
+}
+
 // ActRequest asks act.yaml what to do about an incident as it stands.
 type ActRequest struct {
 	Key         usage.Key      `json:"key"`
@@ -148,28 +181,4 @@ type ActRequest struct {
 // WrittenReport is an incident's report for people.
 type WrittenReport struct {
 	Markdown string `json:"markdown"`
-}
-
-// NoticeKind says what a notice is about.
-type NoticeKind string
-
-// The kinds of notice.
-const (
-	NoticeOpened    NoticeKind = "opened"
-	NoticeEscalated NoticeKind = "escalated"
-	NoticeQuestion  NoticeKind = "question" // a decision waits for a person
-	NoticeReport    NoticeKind = "report"
-	NoticeClosed    NoticeKind = "closed"
-)
-
-// Notice is something that the people on call should hear. Its ID with its kind is unique, so a
-// channel can post it once however often it is told.
-type Notice struct {
-	Kind  NoticeKind   `json:"kind"`
-	ID    string       `json:"id"` // of the incident or decision
-	Key   usage.Key    `json:"key"`
-	Level detect.Level `json:"level"`
-	At    time.Time    `json:"at"`
-	Title string       `json:"title"`
-	Text  string       `json:"text"` // Markdown
 }

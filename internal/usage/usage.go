@@ -5,6 +5,7 @@ package usage
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -25,6 +26,26 @@ func (k Key) String() string { return k.Tenant + "/" + k.Model }
 
 // Pseudo reports whether k is the pseudo-key (tenant, *), which owns no flags.
 func (k Key) Pseudo() bool { return k.Model == AnyModel }
+
+// experimentMark stands between the model and the experiment in the key of an experiment's calls.
+const experimentMark = "#"
+
+// OfExperiment is the key under which the calls of k that belong to an experiment are watched. It owns no
+// flags, never pages, and is compared with k itself.
+func (k Key) OfExperiment(id string) Key { return Key{k.Tenant, k.Model + experimentMark + id} }
+
+// Experiment splits the key of an experiment's calls into the key that they are compared with and the
+// experiment's id; ok is false for every other key.
+func (k Key) Experiment() (of Key, id string, ok bool) {
+	model, id, ok := strings.Cut(k.Model, experimentMark)
+	if !ok {
+		return Key{}, "", false
+	}
+	return Key{k.Tenant, model}, id, true
+}
+
+// Everything is the key of all telemetry of all tenants together, whose silence is watched.
+var Everything = Key{AnyModel, AnyModel}
 
 // Cohort separates deliberate experiments from production traffic, so that an A/B test never pages.
 type Cohort string

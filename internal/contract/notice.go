@@ -1,0 +1,56 @@
+package contract
+
+import (
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// NoticeKind says what a notice is about.
+type NoticeKind string
+
+// The kinds of notice.
+const (
+	NoticeOpened    NoticeKind = "opened"
+	NoticeEscalated NoticeKind = "escalated"
+	NoticeUpdated   NoticeKind = "updated"  // the incident's card has changed; nobody is called
+	NoticeStep      NoticeKind = "step"     // a step of the runbook has been walked
+	NoticeQuestion  NoticeKind = "question" // a decision waits for a person
+	NoticeDecided   NoticeKind = "decided"  // it waits no more: who said what, or nobody did
+	NoticeActed     NoticeKind = "acted"    // a flag of ours was set, changed or taken off
+	NoticeReminder  NoticeKind = "reminder" // the incident is still open and nobody has taken it on
+	NoticeReport    NoticeKind = "report"
+	NoticeClosed    NoticeKind = "closed"
+)
+
+// Audience is who a notice is for. Each has its own channels.
+type Audience string
+
+// The audiences.
+const (
+	OnCall      Audience = "on_call"     // PAGE: somebody is woken
+	Findings    Audience = "findings"    // INVESTIGATE: somebody looks when there is time
+	Experiments Audience = "experiments" // findings of deliberate experiments; they never page
+)
+
+// Notice is something that people should hear. Its ID, Kind and Seq together are unique, so a channel can
+// post it once however often it is told. It carries the whole state of what it is about, so that a channel
+// shows everything as it is now, in its own form, and asks nobody.
+type Notice struct {
+	Kind     NoticeKind   `json:"kind"`
+	ID       string       `json:"id"`       // of the incident, group or decision
+	Seq      int          `json:"seq"`      // tells notices of one kind and id apart; of two updates the higher is the newer
+	Incident string       `json:"incident"` // under whose message it belongs; ID itself but for a decision
+	Audience Audience     `json:"audience"`
+	Key      usage.Key    `json:"key"` // zero for a group
+	Level    detect.Level `json:"level"`
+	Opened   time.Time    `json:"opened"` // the incident
+	At       time.Time    `json:"at"`
+	Title    string       `json:"title"`
+	Text     string       `json:"text"` // Markdown
+
+	State    *IncidentState `json:"state,omitempty"`    // of the incident
+	Group    *GroupState    `json:"group,omitempty"`    // of the incident of many keys
+	Decision *DecisionState `json:"decision,omitempty"` // that the notice is about
+}
