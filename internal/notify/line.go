@@ -24,7 +24,7 @@ type line struct {
 	channel Channel
 
 	mu       sync.Mutex
-	given    *memory[given]
+	given    *recent[given]
 	failures int       // in a row
 	shut     time.Time // nothing is tried before
 	probing  bool      // one try is under way that says whether the channel is back
@@ -116,20 +116,20 @@ func (l *line) leave(key given, err error, calledOff bool) {
 // memorized bounds each memory: enough for hours of storms.
 const memorized = 10_000
 
-// memory remembers the newest of what it is given.
-type memory[T comparable] struct {
+// recent remembers the newest of what it is given.
+type recent[T comparable] struct {
 	set   map[T]struct{}
 	order []T // a ring once it is full
 	next  int
 }
 
-func newMemory[T comparable](limit int) *memory[T] {
-	return &memory[T]{set: map[T]struct{}{}, order: make([]T, 0, limit)}
+func newRecent[T comparable](limit int) *recent[T] {
+	return &recent[T]{set: map[T]struct{}{}, order: make([]T, 0, limit)}
 }
 
-func (m *memory[T]) has(v T) bool { _, ok := m.set[v]; return ok }
+func (m *recent[T]) has(v T) bool { _, ok := m.set[v]; return ok }
 
-func (m *memory[T]) add(v T) {
+func (m *recent[T]) add(v T) {
 	switch {
 	case m.has(v):
 		return

@@ -36,8 +36,8 @@ type PagerDuty struct {
 	o PagerDutyOptions
 
 	mu    sync.Mutex
-	told  *memory[string] // incidents that it was told of by this process
-	ended *memory[string] // incidents that were resolved: a trigger that comes late must not open them anew
+	told  *recent[string] // incidents that it was told of by this process
+	ended *recent[string] // incidents that were resolved: a trigger that comes late must not open them anew
 }
 
 // NewPagerDuty returns the channel.
@@ -48,7 +48,7 @@ func NewPagerDuty(o PagerDutyOptions) *PagerDuty {
 	if o.HTTP == nil {
 		o.HTTP = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
-	return &PagerDuty{o: o, told: newMemory[string](memorized), ended: newMemory[string](memorized)}
+	return &PagerDuty{o: o, told: newRecent[string](memorized), ended: newRecent[string](memorized)}
 }
 
 // Post sends the event that the notice calls for, if any.

@@ -57,7 +57,7 @@ func in(phase contract.Phase) func(*contract.IncidentState) {
 	return func(s *contract.IncidentState) { s.Phase = phase }
 }
 
-func muted(s *contract.IncidentState) {
+func mutedKey(s *contract.IncidentState) {
 	s.Mute = &contract.Mute{Who: "ann", At: s.Input.Opened, Until: s.Input.Opened.Add(time.Hour)}
 }
 
@@ -126,8 +126,8 @@ func TestPagerDutyMakesUpForWhatItMissed(t *testing.T) {
 	}{
 		"an update":                 {story(contract.NoticeUpdated), 1},
 		"of one that is taken on":   {story(contract.NoticeUpdated, acknowledged), 0},
-		"of one that is muted":      {story(contract.NoticeUpdated, muted), 0},
-		"a question of a muted one": {story(contract.NoticeQuestion, muted), 0},
+		"of one that is muted":      {story(contract.NoticeUpdated, mutedKey), 0},
+		"a question of a muted one": {story(contract.NoticeQuestion, mutedKey), 0},
 		"of one that is closing":    {story(contract.NoticeUpdated, in(contract.IncidentClosing)), 0},
 		"its end":                   {story(contract.NoticeClosed, in(contract.IncidentClosed)), 0},
 		"a step":                    {story(contract.NoticeStep), 0},

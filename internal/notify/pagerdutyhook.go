@@ -40,12 +40,12 @@ type PagerDutyHook struct {
 	o PagerDutyHookOptions
 
 	mu   sync.Mutex
-	seen *memory[string] // ids of events that were dealt with
+	seen *recent[string] // ids of events that were heard
 }
 
 // NewPagerDutyHook returns the handler.
 func NewPagerDutyHook(o PagerDutyHookOptions) *PagerDutyHook {
-	return &PagerDutyHook{o: o, seen: newMemory[string](memorized)}
+	return &PagerDutyHook{o: o, seen: newRecent[string](memorized)}
 }
 
 // The bounds of a webhook. PagerDuty drops those above 256 KB, tries for twenty minutes and waits five
@@ -159,7 +159,7 @@ func (h *PagerDutyHook) take(ctx context.Context, hook pagerDutyWebhook) (ignore
 	if errors.Is(err, ErrGone) {
 		ignored, err = "the incident has ended", nil
 	}
-	if err == nil {
+	if err == nil && ignored == "" {
 		h.mu.Lock()
 		h.seen.add(e.ID)
 		h.mu.Unlock()

@@ -25,7 +25,7 @@ type Router struct {
 func NewRouter(channels map[string]Channel, order map[contract.Audience][]string, log *slog.Logger) *Router {
 	r := &Router{lines: map[string]*line{}, order: order, log: log}
 	for name, channel := range channels {
-		r.lines[name] = &line{name: name, channel: channel, given: newMemory[given](memorized)}
+		r.lines[name] = &line{name: name, channel: channel, given: newRecent[given](memorized)}
 	}
 	return r
 }

@@ -234,9 +234,9 @@ func TestACallOffIsNobodysFault(t *testing.T) {
 	})
 }
 
-func TestMemoryForgetsTheOldest(t *testing.T) {
+func TestRecentForgetsTheOldest(t *testing.T) {
 	t.Parallel()
-	m := newMemory[int](3)
+	m := newRecent[int](3)
 	for v := range 5 {
 		m.add(v)
 		m.add(v)
