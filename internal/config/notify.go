@@ -14,7 +14,7 @@ import (
 // Notify says by which channels people hear of incidents, and whose word counts there. Without any, the
 // console's inbox and the command line do the same.
 type Notify struct {
-	Console   string              `yaml:"console"` // address of the console as people reach it, for links; empty: no links
+	Console   string              `yaml:"console"` // address of the console as people reach it, for links and among hosts; empty: no links
 	Slack     Slack               `yaml:"slack"`
 	PagerDuty PagerDuty           `yaml:"pagerduty"`
 	Approvers map[string][]Person `yaml:"approvers"` // the members of the groups that act.yaml names
