@@ -26,8 +26,8 @@ type Notify struct {
 }
 
 // Post writes a notice to the log and gives it to the channels of its audience, unless its tenant is muted.
-// It is an error as long as another try may reach a channel that could not be, and at the end only when
-// nobody heard.
+// It is an error when nobody heard. It is one too, while another try may help, when a channel did not hear of
+// an incident's end: no later notice makes up for that one.
 func (n *Notify) Post(ctx context.Context, notice contract.Notice) (contract.PostResult, error) {
 	if !activity.IsActivity(ctx) || activity.GetInfo(ctx).Attempt <= 1 {
 		n.Log.InfoContext(ctx, notice.Title, "notice", notice.Kind, "id", notice.ID, "handle", contract.Handle(notice.ID),
@@ -42,7 +42,7 @@ func (n *Notify) Post(ctx context.Context, notice contract.Notice) (contract.Pos
 	result, err := n.Router.Post(ctx, notice)
 	var says interface{ Retryable() bool }
 	switch final := errors.As(err, &says) && !says.Retryable(); {
-	case err == nil, len(result.Posted) > 0 && (final || lastTry(ctx)):
+	case err == nil, len(result.Posted) > 0 && (final || notice.Kind != contract.NoticeClosed || lastTry(ctx)):
 		return result, nil
 	case final:
 		return result, badInput("no channel takes the notice: "+err.Error(), err)

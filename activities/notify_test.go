@@ -63,6 +63,7 @@ func TestPostIsTriedAgainWhileThatCanHelp(t *testing.T) {
 	slackOnly := contract.PostResult{Posted: []string{"slack"}, Unreached: map[string]string{"pagerduty": "away"}}
 	nobody := contract.PostResult{Unreached: map[string]string{"pagerduty": "away"}}
 	for name, c := range map[string]struct {
+		kind   contract.NoticeKind
 		result contract.PostResult
 		err    error
 		within time.Duration // in which the workflow wants it tried; one try may take 15 s
@@ -70,9 +71,10 @@ func TestPostIsTriedAgainWhileThatCanHelp(t *testing.T) {
 		final  bool
 	}{
 		"everybody heard":                         {result: contract.PostResult{Posted: []string{"slack"}}},
-		"one is away, there is time":              {result: slackOnly, err: errAway, fails: true},
-		"one is away, time is up":                 {result: slackOnly, err: errAway, within: 10 * time.Second},
-		"one cannot take it":                      {result: slackOnly, err: finalError{errors.New("bad key")}},
+		"one is away":                             {result: slackOnly, err: errAway},
+		"one is away at the end":                  {kind: contract.NoticeClosed, result: slackOnly, err: errAway, fails: true},
+		"one is away at the end, time is up":      {kind: contract.NoticeClosed, result: slackOnly, err: errAway, within: 10 * time.Second},
+		"one cannot take the end":                 {kind: contract.NoticeClosed, result: slackOnly, err: finalError{errors.New("bad key")}},
 		"nobody heard, time is up":                {result: nobody, err: errAway, within: 10 * time.Second, fails: true},
 		"nobody heard, and nobody ever can":       {result: nobody, err: finalError{errors.New("bad key")}, fails: true, final: true},
 		"nobody is configured for the audience":   {},
@@ -81,6 +83,8 @@ func TestPostIsTriedAgainWhileThatCanHelp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			logger, _ := recorded()
+			notice := notice
+			notice.Kind = cmp.Or(c.kind, notice.Kind)
 			var suite testsuite.WorkflowTestSuite
 			env := suite.NewTestWorkflowEnvironment()
 			n := &Notify{Log: logger, Router: &fakeRouter{result: c.result, err: c.err}}

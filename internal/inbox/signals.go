@@ -55,36 +55,20 @@ func (s *Signals) Annotate(ctx context.Context, incident string, r contract.Anno
 	return s.signal(ctx, incident, contract.Annotate, r)
 }
 
-// Resolve closes an incident by the alert loop of its key, and a group by those of the keys that are in it,
-// which a worker has to name. An incident that has ended is left alone, since its key may have another by now.
+// Resolve closes a group, and an incident by the alert loop of its key. An incident that has ended is left
+// alone, since its key may have another by now.
 func (s *Signals) Resolve(ctx context.Context, incident string, r contract.ResolveRequest) error {
+	if contract.IsGroup(incident) {
+		return s.signal(ctx, incident, contract.Resolve, r)
+	}
+	key, err := contract.KeyOf(incident)
+	if err != nil {
+		return fmt.Errorf("%w: %w", notify.ErrGone, err)
+	}
 	if err := s.runs(ctx, incident); err != nil {
 		return err
 	}
-	if !contract.IsGroup(incident) {
-		key, err := contract.KeyOf(incident)
-		if err != nil {
-			return fmt.Errorf("%w: %w", notify.ErrGone, err)
-		}
-		return s.signal(ctx, contract.AlertLoopID(key), contract.Resolve, r)
-	}
-	answer, err := s.temporal.QueryWorkflow(ctx, incident, "", contract.State)
-	if err != nil {
-		return s.failed(incident, err)
-	}
-	var group contract.GroupState
-	if err := answer.Get(&group); err != nil {
-		return fmt.Errorf("reading the state of %s: %w", incident, err)
-	}
-	for _, k := range group.Keys {
-		if k.LeftAt.IsZero() {
-			err := s.signal(ctx, contract.AlertLoopID(k.Key), contract.Resolve, r)
-			if err != nil && !errors.Is(err, notify.ErrGone) {
-				return err
-			}
-		}
-	}
-	return nil
+	return s.signal(ctx, contract.AlertLoopID(key), contract.Resolve, r)
 }
 
 // Mute mutes a group, the key of an incident, or the key or tenant of an alert loop, which is started where it

@@ -98,9 +98,7 @@ func TestSignalsAreKept(t *testing.T) {
 	t.Parallel()
 	everyKey := usage.Key{Tenant: key.Tenant, Model: usage.AnyModel}
 	group := contract.GroupID("provider:openai", opened)
-	member, left := usage.Key{Tenant: "a", Model: "m"}, usage.Key{Tenant: "b", Model: "m"}
-	server, signals := newSignals(incidents[0], decisions[0], loop, group, contract.AlertLoopID(member), contract.AlertLoopID(left))
-	server.states[group] = contract.GroupState{Keys: []contract.GroupKey{{Key: member}, {Key: left, LeftAt: opened}, {Key: usage.Key{Tenant: "c", Model: "ended"}}}}
+	server, signals := newSignals(incidents[0], decisions[0], loop, group)
 	var people notify.People = signals
 	ctx := t.Context()
 	for _, c := range []struct {
@@ -115,7 +113,7 @@ func TestSignalsAreKept(t *testing.T) {
 		{func() error {
 			return people.Resolve(ctx, incidents[0], contract.ResolveRequest{Who: "ann", Reason: "x"})
 		}, loop + ` resolve [{"who":"ann","reason":"x"}]`},
-		{func() error { return people.Resolve(ctx, group, contract.ResolveRequest{Who: "ann", Reason: "x"}) }, contract.AlertLoopID(member) + ` resolve [{"who":"ann","reason":"x"}]`},
+		{func() error { return people.Resolve(ctx, group, contract.ResolveRequest{Who: "ann", Reason: "x"}) }, group + ` resolve [{"who":"ann","reason":"x"}]`},
 		{func() error { return people.Mute(ctx, group, contract.MuteRequest{For: time.Hour, Who: "ann"}) }, group + ` mute [{"for":3600000000000,"who":"ann","reason":""}]`},
 		{func() error { return people.Mute(ctx, incidents[0], contract.MuteRequest{For: time.Hour, Who: "ann"}) }, loop + " mute {1h0m0s ann }"},
 		{func() error { return people.Mute(ctx, loop, contract.MuteRequest{Who: "ann"}) }, loop + ` mute [{"for":0,"who":"ann","reason":""}]`},
