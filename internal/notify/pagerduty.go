@@ -98,7 +98,7 @@ func (p *PagerDuty) sendChange(ctx context.Context, e pagerduty.ChangeEvent) err
 
 // send calls PagerDuty by its library.
 func (p *PagerDuty) send(ctx context.Context, doing string, call func(context.Context, *pagerduty.Client) error) error {
-	e := &pagerDutyExchange{client: p.o.HTTP}
+	e := &pagerDutyExchange{client: p.o.HTTP, hide: strings.NewReplacer(p.o.RoutingKey, "…", p.o.ChangeRoutingKey, "…")}
 	client := pagerduty.NewClient("", pagerduty.WithV2EventsAPIEndpoint(strings.TrimRight(p.o.API, "/")))
 	client.HTTPClient = e
 	return e.explain(doing, call(ctx, client))
@@ -111,8 +111,9 @@ const maxAnswer = 64 << 10
 // them: the words of a refusal, Retry-After, and whether the request went out at all.
 type pagerDutyExchange struct {
 	client *http.Client
-	sent   atomic.Bool // wholly
-	status int         // 0: no answer
+	hide   *strings.Replacer // of what must not be shown
+	sent   atomic.Bool       // wholly
+	status int               // 0: no answer
 	after  time.Duration
 	body   []byte
 	err    error // of the transport
@@ -189,16 +190,16 @@ func (e *pagerDutyExchange) explain(doing string, err error) error {
 	case e.status >= 200 && e.status < 300: // it has the event; only its answer makes no sense
 		failed.unanswered = true
 	case e.status == http.StatusTooManyRequests, e.status == http.StatusRequestTimeout, e.status >= 500:
-		failed.err = fmt.Errorf("it answers %d: %s", e.status, shownAnswer(e.body))
+		failed.err = e.said()
+		failed.unanswered = e.status == http.StatusBadGateway || e.status == http.StatusGatewayTimeout // by what stands between
 	case e.status != 0:
-		failed.err = fmt.Errorf("it answers %d: %s", e.status, shownAnswer(e.body))
-		failed.final = true
+		failed.err, failed.final = e.said(), true
 		failed.mend = "is notify.pagerduty.routing_key that of an Events API v2 integration, and notify.pagerduty.api of its region?"
 	}
 	return failed
 }
 
-// shownAnswer is the start of an answer on one line.
-func shownAnswer(body []byte) string {
-	return cut(strings.Join(strings.Fields(string(body)), " "), 300)
+// said is the start of its answer on one line.
+func (e *pagerDutyExchange) said() error {
+	return fmt.Errorf("it answers %d: %s", e.status, cut(inert(e.hide.Replace(string(e.body))), 300))
 }

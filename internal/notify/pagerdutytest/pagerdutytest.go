@@ -97,11 +97,12 @@ func New(t testing.TB) *Server {
 	return s
 }
 
-// Script says how the next requests are answered, one each; those after as PagerDuty would.
+// Script says how the next requests are answered, one each; those after as PagerDuty would. It takes the place
+// of what was left of the last script.
 func (s *Server) Script(answers ...Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.script = append(s.script, answers...)
+	s.script = answers
 }
 
 // Always says how all requests are answered until it says otherwise; nil: as PagerDuty would.
