@@ -44,10 +44,10 @@ type Options struct {
 	Logger    *slog.Logger
 	Tuning    contract.Tuning
 
-	Shards      int                  // of the sweep; zero is one
-	SweepEvery  time.Duration        // between two ticks, and between two looks at a rollout; zero is five seconds
-	StatusPages map[string]string    // provider → address of its statuspage.io summary.json; nil is StatusPages()
-	Channels    []activities.Channel // beside the log
+	Shards      int               // of the sweep; zero is one
+	SweepEvery  time.Duration     // between two ticks, and between two looks at a rollout; zero is five seconds
+	StatusPages map[string]string // provider → address of its statuspage.io summary.json; nil is StatusPages()
+	Router      activities.Router // of notices to people; nil: the log and the inbox alone
 }
 
 // StatusPages are the status pages of the providers that have a statuspage.io one.
@@ -136,7 +136,7 @@ func Register(r registry, o Options) {
 		tier, _ := o.Policies().Tradeoff().Tier(model)
 		return tier.Provider
 	}})
-	r.RegisterActivity(&activities.Notify{Channels: append([]activities.Channel{activities.LogChannel{Log: o.Logger}}, o.Channels...)})
+	r.RegisterActivity(&activities.Notify{Router: o.Router, Mutes: activities.NewMutes(o.Client, time.Now), Log: o.Logger})
 }
 
 // RegisterWorkflows registers every workflow under its name in package contract.

@@ -57,7 +57,7 @@ type store struct{ Store }
 
 type flags struct{ Flags }
 
-type channel struct{ activities.Channel }
+type router struct{ activities.Router }
 
 // registered is what a worker with these options registers. It never meets a server.
 func registered(t *testing.T, o Options) *book {
@@ -91,7 +91,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 }
 
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
-	b := registered(t, Options{SweepEvery: time.Second, Channels: []activities.Channel{channel{}}})
+	b := registered(t, Options{SweepEvery: time.Second, Router: router{}})
 	require.Len(t, b.structs, 7)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
@@ -104,7 +104,8 @@ func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 		case *activities.Telemetry:
 			require.Equal(t, time.Second, s.Poll)
 		case *activities.Notify:
-			require.Equal(t, []activities.Channel{activities.LogChannel{Log: silent()}, channel{}}, s.Channels, "the log is always told")
+			require.Equal(t, router{}, s.Router)
+			require.Equal(t, silent(), s.Log, "the log is always told")
 		case *activities.Provider:
 			require.Equal(t, "anthropic", s.Of("claude-3-opus"))
 			require.Empty(t, s.Of("somebody's own"))

@@ -94,9 +94,9 @@ func newKeyDecision(t *testing.T, mode contract.Mode) *keyDecision {
 		d.recorded = append(d.recorded, s)
 		return d.recordErr
 	})
-	d.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) error {
+	d.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) (contract.PostResult, error) {
 		d.posted = append(d.posted, n)
-		return errors.New("the channel is away")
+		return contract.PostResult{}, errors.New("the channel is away")
 	})
 	d.OnActivity(loops.AskTrust, anyArgs()...).Return(func(context.Context, contract.TrustRequest) (contract.TrustAnswer, error) {
 		if d.asked++; d.trusting != nil {

@@ -84,9 +84,9 @@ func newKeyIncident(t *testing.T) *keyIncident {
 	i.OnActivity(telemetry.WriteReport, anyArgs()...).Return(func(_ context.Context, r runbook.Report) (contract.WrittenReport, error) {
 		return contract.WrittenReport{Markdown: r.Markdown()}, i.reportErr
 	})
-	i.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) error {
+	i.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) (contract.PostResult, error) {
 		i.posted = append(i.posted, n.Kind)
-		return nil
+		return contract.PostResult{}, nil
 	})
 	i.OnActivity(loops.SetKeyFlag, anyArgs()...).Return(func(_ context.Context, r contract.SetKeyFlagRequest) (contract.SetFlagResult, error) {
 		i.orders = append(i.orders, r)

@@ -44,13 +44,13 @@ func TestTheEleventhActGoesByItself(t *testing.T) {
 		return contract.SetFlagResult{Changed: true}, nil
 	})
 	var asked []string
-	env.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) error {
+	env.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) (contract.PostResult, error) {
 		asked = append(asked, n.ID)
 		verdict := contract.DecideRequest{Verdict: contract.Approve, Who: "ada"}
 		if n.ID == nth(12) {
 			verdict = contract.DecideRequest{Verdict: contract.Deny, Who: "ada", Reason: "it is the launch"}
 		}
-		return env.SignalWorkflowByID(n.ID, contract.Decide, verdict)
+		return contract.PostResult{}, env.SignalWorkflowByID(n.ID, contract.Decide, verdict)
 	})
 	env.OnSignalExternalWorkflow(anyString, anyString, anyString, contract.DecisionMoved, anyString).Return(nil)
 

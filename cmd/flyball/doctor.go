@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,8 +78,8 @@ const (
 type hop struct {
 	name string
 	mend string
-	run  func(context.Context) error
-	code int // the exit code when it does not
+	run  func(context.Context) error // nil: it cannot be tried, and mend says why
+	code int                         // the exit code when it does not
 }
 
 // hopResult is one line of the doctor's answer.
@@ -88,6 +89,7 @@ type hopResult struct {
 	MS    int64  `json:"ms"`
 	Error string `json:"error,omitempty"`
 	Mend  string `json:"mend,omitempty"`
+	Note  string `json:"note,omitempty"` // why it was not run
 }
 
 // examination is one run of the doctor.
@@ -120,6 +122,10 @@ func doctor(ctx context.Context, o doctorOptions, out io.Writer) error {
 // examine runs the hops in order and stops at the first that fails, since later ones stand on it.
 func (e *examination) examine(ctx context.Context, hops []hop, o doctorOptions, out io.Writer) error {
 	for _, h := range hops {
+		if h.run == nil {
+			hopResult{Hop: h.name, OK: true, Note: h.mend}.print(out, o.json)
+			continue
+		}
 		began := time.Now()
 		err := within(ctx, o.within, h.run)
 		r := hopResult{Hop: h.name, OK: err == nil, MS: time.Since(began).Milliseconds()}
@@ -137,6 +143,10 @@ func (e *examination) examine(ctx context.Context, hops []hop, o doctorOptions, 
 func (r hopResult) print(out io.Writer, asJSON bool) {
 	if asJSON {
 		_ = json.NewEncoder(out).Encode(r)
+		return
+	}
+	if r.Note != "" {
+		fmt.Fprintf(out, "--    %-38s %s\n", r.Hop, r.Note)
 		return
 	}
 	if r.OK {
@@ -202,7 +212,16 @@ func (e *examination) close() {
 
 var canaryKey = usage.Key{Tenant: canaryTenant, Model: canaryModel}
 
-func (e *examination) hops() []hop { return append(e.connections(), e.canary()...) }
+func (e *examination) hops() []hop { return slices.Concat(e.connections(), e.channels(), e.canary()) }
+
+// channels are the ways to people that are configured.
+func (e *examination) channels() []hop {
+	var hops []hop
+	if e.config.Notify.PagerDuty.On() {
+		hops = append(hops, hop{name: "PagerDuty", mend: "configured, not checked: its events API has no call that tells nobody anything"})
+	}
+	return hops
+}
 
 // connections are the services that everything else needs.
 func (e *examination) connections() []hop {

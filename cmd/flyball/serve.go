@@ -176,6 +176,7 @@ func (s *system) useTemporal(ctx context.Context, work *lateWork, worker bool, l
 	}
 	defer temporal.Close()
 	work.arrive(temporal, s.config.Temporal)
+	s.people.arrive(temporal, s.config)
 	if !worker {
 		<-ctx.Done()
 		return ctx.Err()

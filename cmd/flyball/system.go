@@ -41,6 +41,7 @@ type system struct {
 	door     *ingest.Door // to all that the front serves
 	ingest   *ingest.Ingest
 	scores   *complexity.Scores // of tasks, where ingest is
+	people   latePeople         // whose word comes from channels
 
 	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64

@@ -67,7 +67,7 @@ func upCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&o.noSimulator, "no-simulator", false, "send no synthetic traffic, and keep the standard profile")
 	cmd.Flags().BoolVar(&o.noWorker, "no-worker", false, "run no workflows here: flyball serve --role worker does")
 	cmd.Flags().StringVar(&o.policies, "policies", "", "policy directory in place of the shipped ones, reloaded when it changes")
-	cmd.Flags().StringVar(&o.access, "access", "", "configuration file whose section access says who may read the embedded ClickHouse; its other sections are for servers")
+	cmd.Flags().StringVar(&o.access, "access", "", "configuration file of which the sections access (who may read the embedded ClickHouse) and notify (who is told) count here; the others are for servers")
 	cmd.Flags().Uint64Var(&o.seed, "seed", 1, "of the simulator's randomness")
 	return cmd
 }
@@ -113,7 +113,7 @@ func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
 	}
 	ports := stack.Ports()
 	c := config.Default()
-	c.Profile, c.Access = config.Demo, given.Access
+	c.Profile, c.Access, c.Notify = config.Demo, given.Access, given.Notify
 	if o.noSimulator {
 		c.Profile = config.Standard
 	}
@@ -198,6 +198,7 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 		}
 		defer temporal.Close()
 		work.arrive(temporal, c.Temporal)
+		s.people.arrive(temporal, c)
 		screen.say("Temporal %s", addresses.TemporalUI)
 		welcome(out, addresses, o)
 		if o.noWorker {

@@ -29,6 +29,7 @@ func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
 	err := workers.Run(ctx, workers.Options{
 		Client: temporal, Namespace: s.config.Temporal.Namespace, Store: s.store, Flags: s.redis,
 		Policies: s.policies.Set, Logger: s.log, Tuning: s.config.Profile.Tuning(), StatusPages: s.config.StatusPages,
+		Router: s.router(),
 	})
 	var unavailable *serviceerror.Unavailable
 	var slow *serviceerror.DeadlineExceeded
@@ -42,7 +43,7 @@ func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
 // runConsole serves the console until ctx ends.
 func (s *system) runConsole(ctx context.Context, listener net.Listener, work console.Work, status func() console.Status) error {
 	c, err := console.New(console.Options{
-		Telemetry: liveTelemetry{s.store}, Work: work, Status: status, Logger: s.log, Now: time.Now, Hosts: s.config.Hosts,
+		Telemetry: liveTelemetry{s.store}, Work: work, Status: status, Logger: s.log, Now: time.Now, Hosts: s.hosts(), Hooks: s.hooks(),
 	})
 	if err != nil {
 		return fmt.Errorf("preparing the console: %w", err)

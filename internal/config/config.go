@@ -91,6 +91,7 @@ type Config struct {
 	ClickHouse ClickHouse `yaml:"clickhouse"`
 	Redis      Redis      `yaml:"redis"`
 	Temporal   Temporal   `yaml:"temporal"`
+	Notify     Notify     `yaml:"notify"` // how people hear of incidents
 }
 
 // Listener is where a server listens.
@@ -196,6 +197,7 @@ func Default() Config {
 		ClickHouse: ClickHouse{URL: "http://127.0.0.1:8123", User: "default", Database: "flyball"},
 		Redis:      Redis{Addr: "127.0.0.1:6379"},
 		Temporal:   Temporal{Address: "127.0.0.1:7233", Namespace: "default"},
+		Notify:     Notify{PagerDuty: PagerDuty{API: "https://events.pagerduty.com"}},
 	}
 }
 
@@ -299,6 +301,7 @@ func (c Config) Validate() error {
 	}
 	check(c.Temporal.Namespace != "", "temporal.namespace: name the namespace")
 	errs = append(errs, c.Access.problems()...)
+	errs = append(errs, c.Notify.problems()...)
 	if err := checkTokens(c.Tokens); err != nil {
 		errs = append(errs, err)
 	}

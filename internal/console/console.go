@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/pricing"
@@ -38,7 +39,7 @@ var (
 	ErrRefused  = errors.New("refused") // decided already, expired, or not this person's to decide
 )
 
-// Options is what a console stands on; all but Hosts are required.
+// Options is what a console stands on; all but Hosts and Hooks are required.
 type Options struct {
 	Telemetry Telemetry
 	Work      Work
@@ -48,6 +49,8 @@ type Options struct {
 	// Hosts are the names, without port, by which browsers may address the console beside localhost
 	// and plain IP addresses. Any other name is refused: a hostile page could have pointed it here.
 	Hosts []string
+	// Hooks is served under /hooks/, which programs elsewhere call: it checks by itself who calls. Nil: nothing is.
+	Hooks http.Handler
 }
 
 // Status is the state of the system itself.

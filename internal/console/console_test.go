@@ -359,6 +359,35 @@ func TestDecide(t *testing.T) {
 	}, w.given())
 }
 
+// TestHooks: programs elsewhere call what is under /hooks/, by the console's name; nothing else is theirs.
+func TestHooks(t *testing.T) {
+	w := story(noon)
+	c, err := console.New(console.Options{
+		Telemetry: w, Work: w, Hosts: []string{"flyball.corp.example"}, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
+		Status: func() console.Status { return console.Status{} },
+		Hooks:  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hook ", r.URL.Path) }),
+	})
+	require.NoError(t, err)
+	call := func(h http.Handler, host, path string) (int, string) {
+		r := httptest.NewRequest(http.MethodPost, path, strings.NewReader("payload=x"))
+		r.Host = host
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Origin", "https://elsewhere.example")
+		answer := httptest.NewRecorder()
+		h.ServeHTTP(answer, r)
+		return answer.Code, answer.Body.String()
+	}
+	status, body := call(c.Handler(), "flyball.corp.example", "/hooks/pagerduty")
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, "hook /hooks/pagerduty", body)
+	status, _ = call(c.Handler(), "evil.example", "/hooks/pagerduty")
+	require.Equal(t, http.StatusForbidden, status)
+	status, _ = call(c.Handler(), "flyball.corp.example", "/api/decide")
+	require.Equal(t, http.StatusForbidden, status, "the API is for its own origin still")
+	status, _ = call(w.handler(t), "localhost", "/hooks/pagerduty")
+	require.NotEqual(t, http.StatusOK, status, "without hooks there are none")
+}
+
 func TestHosts(t *testing.T) {
 	h := story(noon).handler(t, "flyball.corp.example")
 	for host, want := range map[string]int{

@@ -93,6 +93,10 @@ func (c *Console) Handler() http.Handler {
 			refuse(w, http.StatusForbidden, "host", fmt.Sprintf("the console does not answer to the name %q; open it by its IP address or add the name to its hosts", r.Host))
 			return
 		}
+		if c.o.Hooks != nil && strings.HasPrefix(r.URL.Path, "/hooks/") {
+			c.o.Hooks.ServeHTTP(w, r)
+			return
+		}
 		protected.ServeHTTP(w, r)
 	})
 }

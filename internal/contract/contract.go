@@ -54,7 +54,7 @@ const (
 	Retune        = "retune"         // signal to Sweep: RetuneMessage
 	Facts         = "facts"          // signal to AlertLoop: FactsMessage
 	SetFlag       = "set_flag"       // update of AlertLoop: SetFlagRequest → SetFlagResult; signal twin
-	Resolve       = "resolve"        // update of AlertLoop: ResolveRequest → ResolveResult; signal twin
+	Resolve       = "resolve"        // update of AlertLoop, and of Group for all its keys: ResolveRequest → ResolveResult; signal twin
 	SetMute       = "mute"           // update of AlertLoop, for a key or a whole tenant (*), and of Group: MuteRequest → MuteState; signal twin
 	AcceptLevel   = "accept_level"   // update of AlertLoop: AcceptLevelRequest → AcceptLevelResult; signal twin
 	IncidentEnded = "incident_ended" // signal to AlertLoop: IncidentEndedMessage

@@ -34,8 +34,8 @@ var owners = map[string]string{
 	"github.com/google/cel-go":                 "internal/policy",
 	"github.com/ClickHouse/clickhouse-go/v2":   "internal/clickhouse",
 	"github.com/redis/go-redis/v9":             "internal/redis",
-	"github.com/slack-go/slack":                "internal/notify", // reserved: there is no such package yet
-	"github.com/PagerDuty/go-pagerduty":        "internal/notify", // reserved
+	"github.com/slack-go/slack":                "internal/notify",
+	"github.com/PagerDuty/go-pagerduty":        "internal/notify",
 	"github.com/alicebob/miniredis/v2":         "internal/devstack",
 	"github.com/ebitengine/purego":             "cmd/chserve/chdb",
 	"go.opentelemetry.io/proto/otlp":           "internal/ingest",
@@ -150,6 +150,8 @@ func TestImportRulesBite(t *testing.T) {
 		"workflows from the console":     {ImportPath: module + "/internal/console", Imports: []string{module + "/workflows"}},
 		"ClickHouse from another's test": {ImportPath: module + "/internal/ingest", XTestImports: []string{"github.com/ClickHouse/clickhouse-go/v2"}},
 		"ClickHouse from chserve":        {ImportPath: module + "/cmd/chserve", Imports: []string{"github.com/ClickHouse/clickhouse-go/v2"}},
+		"PagerDuty from the console":     {ImportPath: module + "/internal/console", Imports: []string{"github.com/PagerDuty/go-pagerduty"}},
+		"Slack from the activities":      {ImportPath: module + "/activities", Imports: []string{"github.com/slack-go/slack"}},
 		"Redis from the gateway":         {ImportPath: module + "/internal/gateway", Imports: []string{"github.com/redis/go-redis/v9"}},
 		"a browser in the product":       {ImportPath: module + "/internal/console", Imports: []string{"github.com/chromedp/chromedp"}},
 	} {
