@@ -51,7 +51,7 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	})
 	for name, w := range map[string]any{
 		contract.Sweep: workflows.Sweep, contract.AlertLoop: workflows.AlertLoop, contract.Incident: workflows.Incident,
-		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy,
+		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy, contract.Group: workflows.Group,
 	} {
 		if fake := fakes[name]; fake != nil {
 			w = fake
