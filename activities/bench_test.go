@@ -80,7 +80,13 @@ func (w *tickWorld) Baselines(context.Context, time.Time) (map[usage.Key]detect.
 	return w.baselines, nil
 }
 
-func (w *tickWorld) Open(context.Context, func(usage.Key) bool) ([]OpenLoop, error) { return nil, nil }
+func (w *tickWorld) Open(context.Context, func(usage.Key, string) bool) ([]OpenLoop, error) {
+	return nil, nil
+}
+
+func (w *tickWorld) Groups(context.Context) ([]string, error) { return nil, nil }
+
+func (w *tickWorld) StartGroup(context.Context, contract.GroupInput) (bool, error) { return false, nil }
 
 func (w *tickWorld) Tell(context.Context, contract.FactsMessage, contract.Tuning, bool) (bool, error) {
 	return true, nil // gone at once: each tick finds the same

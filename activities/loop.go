@@ -25,6 +25,7 @@ type Temporal interface {
 	NewWithStartWorkflowOperation(options client.StartWorkflowOptions, workflow any, args ...any) client.WithStartWorkflowOperation
 	UpdateWorkflow(ctx context.Context, options client.UpdateWorkflowOptions) (client.WorkflowUpdateHandle, error)
 	UpdateWithStartWorkflow(ctx context.Context, options client.UpdateWithStartWorkflowOptions) (client.WorkflowUpdateHandle, error)
+	ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
 	SignalWithStartWorkflow(ctx context.Context, workflowID, signalName string, signalArg any, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
 	SignalWorkflow(ctx context.Context, workflowID, runID, signalName string, arg any) error
 	QueryWorkflow(ctx context.Context, workflowID, runID, queryType string, args ...any) (converter.EncodedValue, error)
@@ -143,6 +144,8 @@ func tenantAttributes(tenant string) temporal.SearchAttributes {
 type OpenLoop struct {
 	Key   usage.Key
 	Level detect.Level
+	Group string // the incident of many keys that it is in, or was told to join
+	Muted bool   // it is open for nothing but a mute
 }
 
 // Tell gives a key's loop a finding. When start is set a loop that is not there is started; else gone
@@ -173,7 +176,7 @@ const answerWithin = 2 * time.Second
 
 // Open lists the open alert loops that are not known yet, with the levels that they hold. A loop that
 // does not answer is listed with the level that visibility knows.
-func (l *Loop) Open(ctx context.Context, known func(usage.Key) bool) ([]OpenLoop, error) {
+func (l *Loop) Open(ctx context.Context, known func(key usage.Key, state string) bool) ([]OpenLoop, error) {
 	var open []OpenLoop
 	request := &workflowservice.ListWorkflowExecutionsRequest{
 		Query: fmt.Sprintf("WorkflowType=%q AND ExecutionStatus=%q", contract.AlertLoop, "Running"), PageSize: 200,
@@ -190,8 +193,11 @@ func (l *Loop) Open(ctx context.Context, known func(usage.Key) bool) ([]OpenLoop
 				l.Log.WarnContext(ctx, "an alert loop under a foreign id is left alone", "workflow", id, "error", err)
 				continue
 			}
-			if !known(key) {
-				open = append(open, OpenLoop{Key: key, Level: l.level(ctx, id, e)})
+			state := listed(e, contract.AttrState)
+			if !known(key, state) {
+				loop := OpenLoop{Key: key, Muted: state == contract.StateMuted}
+				loop.Level, loop.Group = l.level(ctx, id, e)
+				open = append(open, loop)
 			}
 		}
 		if request.NextPageToken = page.GetNextPageToken(); len(request.NextPageToken) == 0 {
@@ -200,22 +206,31 @@ func (l *Loop) Open(ctx context.Context, known func(usage.Key) bool) ([]OpenLoop
 	}
 }
 
-// level is the level that a loop holds.
-func (l *Loop) level(ctx context.Context, id string, seen *workflow.WorkflowExecutionInfo) detect.Level {
+// level is the level that a loop holds, and the group that it is in.
+func (l *Loop) level(ctx context.Context, id string, seen *workflow.WorkflowExecutionInfo) (level detect.Level, group string) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	answer, err := l.Client.QueryWorkflow(ctx, id, "", contract.State)
 	if err == nil {
 		var state contract.AlertLoopState
 		if err = answer.Get(&state); err == nil {
-			return state.Alert.Level
+			if contract.IsGroup(state.Incident) {
+				return state.Alert.Level, state.Incident
+			}
+			return state.Alert.Level, state.Group
 		}
 	}
 	l.Log.InfoContext(ctx, "an alert loop did not say its level", "workflow", id, "error", err)
-	var level detect.Level
-	payload := seen.GetSearchAttributes().GetIndexedFields()[contract.AttrSeverity]
-	if payload == nil || converter.GetDefaultDataConverter().FromPayload(payload, &level) != nil || !up(level) {
-		return detect.None
+	if level = detect.Level(listed(seen, contract.AttrSeverity)); !up(level) {
+		return detect.None, ""
 	}
-	return level
+	return level, ""
+}
+
+// listed is a search attribute that visibility knows; empty when it knows none.
+func listed(e *workflow.WorkflowExecutionInfo, attribute string) (value string) {
+	if payload := e.GetSearchAttributes().GetIndexedFields()[attribute]; payload != nil {
+		_ = converter.GetDefaultDataConverter().FromPayload(payload, &value) // what cannot be read is not known
+	}
+	return value
 }

@@ -320,7 +320,7 @@ func TestOpenListsLoopsWithTheirLevels(t *testing.T) {
 	}
 	logger, text := recorded()
 	var asked []usage.Key
-	open, err := (&Loop{Client: temporalClient, Log: logger}).Open(t.Context(), func(k usage.Key) bool {
+	open, err := (&Loop{Client: temporalClient, Log: logger}).Open(t.Context(), func(k usage.Key, _ string) bool {
 		asked = append(asked, k)
 		return k == haiku || k == other
 	})
@@ -334,7 +334,7 @@ func TestOpenListsLoopsWithTheirLevels(t *testing.T) {
 
 func TestOpenFailsWithoutAList(t *testing.T) {
 	t.Parallel()
-	_, err := (&Loop{Client: &fakeTemporal{err: errAway}, Log: silent()}).Open(t.Context(), func(usage.Key) bool { return false })
+	_, err := (&Loop{Client: &fakeTemporal{err: errAway}, Log: silent()}).Open(t.Context(), func(usage.Key, string) bool { return false })
 	require.ErrorIs(t, err, errAway)
 }
 
@@ -362,7 +362,7 @@ func TestOpenTakesTheListsWordForALoopThatDoesNotAnswer(t *testing.T) {
 					pages:   []*workflowservice.ListWorkflowExecutionsResponse{listing(t, "", map[string]any{id: tc.severity}, id)},
 					answers: map[string]any{id: tc.answer},
 				}
-				open, err := (&Loop{Client: temporalClient, Log: silent()}).Open(t.Context(), func(usage.Key) bool { return false })
+				open, err := (&Loop{Client: temporalClient, Log: silent()}).Open(t.Context(), func(usage.Key, string) bool { return false })
 				require.NoError(t, err)
 				require.Equal(t, []OpenLoop{{Key: opus, Level: tc.want}}, open)
 				require.LessOrEqual(t, time.Since(began), answerWithin)
@@ -383,7 +383,7 @@ func TestOpenOfManyLoops(t *testing.T) {
 	temporalClient := &fakeTemporal{answers: answers, pages: []*workflowservice.ListWorkflowExecutionsResponse{
 		listing(t, "b", nil, ids[:200]...), listing(t, "c", nil, ids[200:400]...), listing(t, "", nil, ids[400:]...),
 	}}
-	open, err := (&Loop{Client: temporalClient, Log: silent()}).Open(t.Context(), func(usage.Key) bool { return false })
+	open, err := (&Loop{Client: temporalClient, Log: silent()}).Open(t.Context(), func(usage.Key, string) bool { return false })
 	require.NoError(t, err)
 	require.Len(t, open, 500)
 }

@@ -27,12 +27,15 @@ type SweepStore interface {
 	Sweep(ctx context.Context, q clickhouse.SweepQuery) ([]detect.Observation, error)
 	Baselines(ctx context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error)
 	RebuildBaselines(ctx context.Context, at time.Time, min detect.Minimums) (int, error)
+	Providers(ctx context.Context, from, to time.Time) (map[usage.Key]string, error)
 }
 
-// Loops is how a tick speaks to the alert loops: Loop. Open asks about every loop that runs whether it
-// is known.
+// Loops is how a tick speaks to the alert loops and their groups: Loop. Open asks about every loop that
+// runs, with the FlyballState that it is listed in, whether it is known.
 type Loops interface {
-	Open(ctx context.Context, known func(usage.Key) bool) ([]OpenLoop, error)
+	Open(ctx context.Context, known func(key usage.Key, state string) bool) ([]OpenLoop, error)
+	Groups(ctx context.Context) ([]string, error)
+	StartGroup(ctx context.Context, in contract.GroupInput) (ended bool, err error)
 	Tell(ctx context.Context, m contract.FactsMessage, tuning contract.Tuning, start bool) (gone bool, err error)
 }
 
@@ -124,12 +127,15 @@ type sweep struct {
 	failedAt  time.Time // when the baselines could not be brought up to date last
 	epoch     string    // of the store of flags, as last read
 	lacking   bool      // an observed key has traffic enough to be judged, and no baseline
+	storms    storms
 }
 
 // held is what the loop of a key was last told.
 type held struct {
 	level  detect.Level
 	toldAt time.Time // zero: nothing by this round
+	group  string    // the incident of many keys that the finding belonged to
+	muted  bool      // the loop is open for nothing but a mute
 }
 
 // tick evaluates every key of the shard at the watermark, and tells the loops.
@@ -156,7 +162,8 @@ func (s *sweep) tick(ctx context.Context, now time.Time) error {
 	s.report.Ticks++
 	s.report.Keys = len(observations)
 	s.report.LastTick = now
-	return errors.Join(unjudged, s.tell(ctx, findings, now))
+	messages, ungrouped := s.group(ctx, findings, now)
+	return errors.Join(unjudged, ungrouped, s.tell(ctx, messages, now))
 }
 
 // watchFlags notices that the store of flags has begun a new life, and has every open loop told at this
@@ -176,9 +183,15 @@ func (s *sweep) watchFlags(ctx context.Context) {
 // since: a tenant's pseudo-key would stay muted by a key without traffic. Those of other shards do no
 // harm: their keys are never observed here.
 func (s *sweep) relist(ctx context.Context, now time.Time) error {
+	if err := s.recall(ctx, now); err != nil {
+		return err
+	}
 	running := map[usage.Key]bool{}
-	open, err := s.Loops.Open(ctx, func(k usage.Key) bool {
+	open, err := s.Loops.Open(ctx, func(k usage.Key, state string) bool {
 		running[k] = true
+		if h := s.held[k]; h != nil {
+			h.muted = state == contract.StateMuted
+		}
 		return s.held[k] != nil
 	})
 	if err != nil {
@@ -186,7 +199,8 @@ func (s *sweep) relist(ctx context.Context, now time.Time) error {
 	}
 	maps.DeleteFunc(s.held, func(k usage.Key, h *held) bool { return !running[k] && now.Sub(h.toldAt) >= forgetAfter })
 	for _, l := range open {
-		s.held[l.Key] = &held{level: l.Level}
+		s.held[l.Key] = &held{level: l.Level, group: l.Group, muted: l.Muted}
+		s.belongs(l.Key, l.Group)
 	}
 	return nil
 }
@@ -240,8 +254,8 @@ func current(baselines map[usage.Key]detect.Baseline, slot time.Time) bool {
 	return false
 }
 
-// judge says what every observed key's facts mean, and returns the findings that a loop should hear:
-// changes of level, and the state of each open loop once in a while. A loop whose key has no traffic
+// judge says what every observed key's facts mean, and returns what a loop should hear, changes of level and
+// the state of each open loop once in a while, together with all that is found. A loop whose key has no traffic
 // at all hears nothing, and knows silence by itself. A key that cannot be judged is left out, and does
 // not keep the others from being judged.
 func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]detect.Finding, error) {
@@ -252,6 +266,7 @@ func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]d
 	var unjudged int
 	var first error
 	s.report.Candidates, s.lacking = 0, false
+	s.storms.observed = s.storms.observed[:0]
 	for o := range pseudoLast(observations) {
 		h := s.held[o.Key]
 		active := detect.None
@@ -282,7 +297,8 @@ func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]d
 		if up(f.Verdict.Level) && !o.Key.Pseudo() {
 			busy[o.Key.Tenant] = true
 		}
-		if s.due(h, f.Verdict.Level, now) {
+		s.storms.observe(f)
+		if up(f.Verdict.Level) || s.due(h, f.Verdict.Level, now) {
 			findings = append(findings, f)
 		}
 	}
@@ -307,11 +323,12 @@ func pseudoLast(observations []detect.Observation) iter.Seq[*detect.Observation]
 }
 
 // busyTenants are the tenants one of whose keys has an open loop: their pseudo-key is muted, since it
-// would only say the same again. Muted is not well: an incident that it has open stays as it is.
+// would only say the same again. Muted is not well: an incident that it has open stays as it is. A loop that
+// is open only because a person muted its key says nothing at all.
 func (s *sweep) busyTenants() map[string]bool {
 	busy := map[string]bool{}
-	for key := range s.held {
-		if !key.Pseudo() {
+	for key, h := range s.held {
+		if !key.Pseudo() && !h.muted {
 			busy[key.Tenant] = true
 		}
 	}
@@ -329,31 +346,30 @@ func (s *sweep) due(h *held, level detect.Level, now time.Time) bool {
 
 func up(l detect.Level) bool { return l == detect.Investigate || l == detect.Page }
 
-// tell gives each finding to its key's loop. A finding starts a loop, unless it was judged by the thresholds that
-// hold a level: once a person has resolved a page, the next tick judges the key anew, by those that enter one.
-func (s *sweep) tell(ctx context.Context, findings []detect.Finding, now time.Time) error {
+// tell gives each message to its key's loop.
+func (s *sweep) tell(ctx context.Context, messages []message, now time.Time) error {
 	var mu sync.Mutex
 	var group errgroup.Group // one loop that cannot be told does not keep the others from hearing
 	group.SetLimit(tellers)
-	starts := make([]bool, len(findings))
-	for i, f := range findings {
-		h := s.held[f.Key]
-		starts[i] = up(f.Verdict.Level) && (h == nil || !up(h.level))
-	}
-	for i, f := range findings {
+	for _, m := range messages {
 		group.Go(func() error {
-			gone, err := s.Loops.Tell(ctx, contract.FactsMessage{Finding: f, Epoch: s.epoch}, s.request.Tuning, starts[i])
+			gone, err := s.Loops.Tell(ctx, m.FactsMessage, s.request.Tuning, m.start)
 			if err != nil {
 				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			s.report.Signals++
+			key, level := m.Finding.Key, m.Finding.Verdict.Level
 			if gone {
-				delete(s.held, f.Key)
-			} else {
-				s.held[f.Key] = &held{level: holds(s.held[f.Key], f.Verdict.Level), toldAt: now}
+				delete(s.held, key)
+				return nil
 			}
+			told := &held{level: holds(s.held[key], level), toldAt: now, group: m.Group}
+			if h := s.held[key]; h != nil && !up(level) {
+				told.group, told.muted = h.group, h.muted
+			}
+			s.held[key] = told
 			return nil
 		})
 	}

@@ -35,6 +35,9 @@ type fakeStore struct {
 
 	watermarkErr, sweepErr, baselinesErr, rebuildErr error
 
+	providers    map[usage.Key]string
+	providersErr error
+
 	queries         []clickhouse.SweepQuery
 	loads, rebuilds int
 }
@@ -49,6 +52,10 @@ func (f *fakeStore) ReadWatermark(ctx context.Context, now time.Time) (time.Time
 func (f *fakeStore) Sweep(_ context.Context, q clickhouse.SweepQuery) ([]detect.Observation, error) {
 	f.queries = append(f.queries, q)
 	return f.traffic, f.sweepErr
+}
+
+func (f *fakeStore) Providers(context.Context, time.Time, time.Time) (map[usage.Key]string, error) {
+	return f.providers, f.providersErr
 }
 
 func (f *fakeStore) Baselines(context.Context, time.Time) (map[usage.Key]detect.Baseline, error) {
@@ -82,6 +89,36 @@ type fakeLoops struct {
 	deaf    map[usage.Key]error // loops that cannot be told
 	lists   int
 	told    []told
+
+	muted    map[usage.Key]bool   // loops that are open for nothing but a mute
+	member   map[usage.Key]string // the group that a loop is in
+	groups   map[string]bool      // those that were started; false: they have ended
+	groupErr error
+	starts   int
+}
+
+func (f *fakeLoops) Groups(context.Context) (ids []string, err error) {
+	for id, runs := range f.groups {
+		if runs {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+func (f *fakeLoops) StartGroup(_ context.Context, in contract.GroupInput) (ended bool, err error) {
+	if f.starts++; f.groupErr != nil {
+		return false, f.groupErr
+	}
+	id := contract.GroupID(in.Cause, in.Opened)
+	if runs, known := f.groups[id]; known {
+		return !runs, nil
+	}
+	if f.groups == nil {
+		f.groups = map[string]bool{}
+	}
+	f.groups[id] = true
+	return false, nil
 }
 
 // told is one message to a loop.
@@ -90,15 +127,20 @@ type told struct {
 	level detect.Level
 	start bool
 	epoch string
+	group string
 }
 
-func (f *fakeLoops) Open(_ context.Context, known func(usage.Key) bool) (open []OpenLoop, err error) {
+func (f *fakeLoops) Open(_ context.Context, known func(usage.Key, string) bool) (open []OpenLoop, err error) {
 	if f.lists++; f.openErr != nil {
 		return nil, f.openErr
 	}
 	for key, level := range f.running {
-		if !known(key) {
-			open = append(open, OpenLoop{Key: key, Level: level})
+		state := "firing"
+		if f.muted[key] {
+			state = contract.StateMuted
+		}
+		if !known(key, state) {
+			open = append(open, OpenLoop{Key: key, Level: level, Group: f.member[key], Muted: f.muted[key]})
 		}
 	}
 	return open, nil
@@ -108,7 +150,7 @@ func (f *fakeLoops) Tell(_ context.Context, m contract.FactsMessage, _ contract.
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key, level := m.Finding.Key, m.Finding.Verdict.Level
-	f.told = append(f.told, told{key: key, level: level, start: start, epoch: m.Epoch})
+	f.told = append(f.told, told{key: key, level: level, start: start, epoch: m.Epoch, group: m.Group})
 	if err := f.deaf[key]; err != nil {
 		return false, err
 	}

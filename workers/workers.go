@@ -144,6 +144,7 @@ func RegisterWorkflows(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Sweep)
 	r.RegisterWorkflow(workflows.AlertLoop)
 	r.RegisterWorkflow(workflows.Incident)
+	r.RegisterWorkflow(workflows.Group)
 	r.RegisterWorkflow(workflows.Decision)
 	r.RegisterWorkflow(workflows.Autonomy)
 }

@@ -43,8 +43,9 @@ type alertLoop struct {
 	patient time.Time      // until then no expired flag is ordered off: the last order was refused
 	events  []occurrence   // what handlers have seen; only the loop itself steps the alert
 	changed bool           // something happened since the loop last looked
+	remuted *occurrence    // who muted or unmuted the key; nil: the incident knows
 
-	facts, resolves, setFlags, ended workflow.ReceiveChannel
+	facts, resolves, setFlags, ended, mutes, accepts workflow.ReceiveChannel
 }
 
 // occurrence is an event for the alert, with the person who caused it, if one did.
@@ -66,6 +67,8 @@ func newAlertLoop(ctx workflow.Context, in contract.AlertLoopInput) (*alertLoop,
 		resolves: workflow.GetSignalChannel(ctx, contract.Resolve),
 		setFlags: workflow.GetSignalChannel(ctx, contract.SetFlag),
 		ended:    workflow.GetSignalChannel(ctx, contract.IncidentEnded),
+		mutes:    workflow.GetSignalChannel(ctx, contract.SetMute),
+		accepts:  workflow.GetSignalChannel(ctx, contract.AcceptLevel),
 	}
 	if in.State != nil {
 		l.state = *in.State
@@ -88,12 +91,7 @@ func (l *alertLoop) listen(ctx workflow.Context) error {
 	}); err != nil {
 		return fmt.Errorf("registering %s: %w", contract.SetFlag, err)
 	}
-	if err := workflow.SetUpdateHandlerWithOptions(ctx, contract.Resolve, l.resolve, workflow.UpdateHandlerOptions{
-		Validator: l.checkResolve, Description: "Close this key's incident by hand.",
-	}); err != nil {
-		return fmt.Errorf("registering %s: %w", contract.Resolve, err)
-	}
-	return nil
+	return l.listenToPeople(ctx)
 }
 
 func (l *alertLoop) run(ctx workflow.Context) (contract.AlertLoopResult, error) {
@@ -105,7 +103,7 @@ func (l *alertLoop) run(ctx workflow.Context) (contract.AlertLoopResult, error) 
 		l.tend(ctx)
 		l.publish(ctx)
 		if !l.pending() && l.writing == 0 && workflow.AllHandlersFinished(ctx) {
-			if l.idle() {
+			if l.idle(ctx) {
 				return contract.AlertLoopResult{Incidents: l.state.Opened}, nil
 			}
 			if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
@@ -121,13 +119,14 @@ func (l *alertLoop) run(ctx workflow.Context) (contract.AlertLoopResult, error) 
 }
 
 // idle reports whether the loop has nothing left to own.
-func (l *alertLoop) idle() bool {
-	return l.state.Alert.Idle() && len(l.state.Flags) == 0 && l.state.Incident == ""
+func (l *alertLoop) idle(ctx workflow.Context) bool {
+	return l.state.Alert.Idle() && len(l.state.Flags) == 0 && l.state.Incident == "" && !l.state.Mute.On(workflow.Now(ctx))
 }
 
 // pending reports whether something has happened that the loop has not looked at.
 func (l *alertLoop) pending() bool {
-	return l.changed || len(l.events) > 0 || l.facts.Len()+l.resolves.Len()+l.setFlags.Len()+l.ended.Len() > 0
+	waiting := l.facts.Len() + l.resolves.Len() + l.setFlags.Len() + l.ended.Len() + l.mutes.Len() + l.accepts.Len()
+	return l.changed || len(l.events) > 0 || waiting > 0
 }
 
 // wait returns when there is something to look at.
@@ -158,6 +157,9 @@ func (l *alertLoop) deadline() (at time.Time, what string) {
 	if len(l.state.Flags) > 0 || l.state.Closing {
 		consider(l.state.RenewAt, "renew the flags")
 	}
+	if m := l.state.Mute; m != nil {
+		consider(m.Until, "the mute ends")
+	}
 	for _, f := range l.state.Flags {
 		if t, ok := l.expiry(f); ok {
 			consider(t, fmt.Sprintf("the %s flag expires", f.Kind))
@@ -186,24 +188,34 @@ func (l *alertLoop) receive(ctx workflow.Context) bool {
 		resolve contract.ResolveRequest
 		set     contract.SetFlagRequest
 		ended   contract.IncidentEndedMessage
+		mute    contract.MuteRequest
+		accept  contract.AcceptLevelRequest
 	)
 	switch {
 	case l.facts.ReceiveAsync(&facts):
 		l.hear(ctx, facts)
 	case l.ended.ReceiveAsync(&ended):
-		if ended.Incident != l.state.Incident {
-			break
-		}
-		l.forget()
-		if l.state.Alert.Phase == alert.Firing && !ended.Cancelled {
-			l.fire(ctx) // the finding came back when it was too late to take the incident up again
-		}
+		l.incidentEnded(ctx, ended)
 	case l.resolves.ReceiveAsync(&resolve):
 		if err := l.checkResolve(resolve); err != nil {
 			workflow.GetLogger(ctx).Warn("a signal was refused", "signal", contract.Resolve, "error", err)
 			break
 		}
 		_, _ = l.resolve(ctx, resolve) // queues an event, and cannot fail
+	case l.mutes.ReceiveAsync(&mute):
+		if err := checkMute(mute); err != nil {
+			workflow.GetLogger(ctx).Warn("a signal was refused", "signal", contract.SetMute, "error", err)
+			break
+		}
+		_, _ = l.mute(ctx, mute) // only remembers, and cannot fail
+	case l.accepts.ReceiveAsync(&accept):
+		l.beside(ctx, contract.AcceptLevel, func(ctx workflow.Context) error {
+			if err := l.checkAccept(accept); err != nil {
+				return err
+			}
+			_, err := l.acceptLevel(ctx, accept)
+			return err
+		})
 	case l.setFlags.ReceiveAsync(&set):
 		l.beside(ctx, contract.SetFlag, func(ctx workflow.Context) error {
 			if err := l.checkFlag(set); err != nil {
@@ -234,7 +246,13 @@ func (l *alertLoop) hear(ctx workflow.Context, m contract.FactsMessage) {
 	if f.Verdict.Level != detect.Inconclusive {
 		l.state.Finding = &f
 	}
+	if up(f.Verdict.Level) {
+		l.state.Group = m.Group
+	}
 	l.step(ctx, occurrence{event: alert.Event{Fact: &alert.Fact{Tick: f.Tick, EvaluatedAt: f.EvaluatedAt, Level: f.Verdict.Level}}})
+	if up(f.Verdict.Level) {
+		l.regroup(ctx)
+	}
 }
 
 // advance steps the alert by what handlers have seen, and by the time that has passed.
@@ -261,6 +279,10 @@ func (l *alertLoop) step(ctx workflow.Context, o occurrence) {
 		case alert.Recover:
 			l.tell(ctx, contract.Recovering, "", "the finding is gone from the untreated traffic")
 		case alert.Refire:
+			if l.state.Incident == "" && l.state.Group != "" {
+				l.fire(ctx) // its group was gone when it was told of the recovery
+				break
+			}
 			l.tell(ctx, contract.Refired, "", "the finding came back before the incident was resolved")
 		case alert.Silence:
 			l.tell(ctx, contract.Silent, "", fmt.Sprintf("no facts for %s: the key is inconclusive", l.in.Tuning.Holds.Silence))
@@ -273,11 +295,14 @@ func (l *alertLoop) step(ctx workflow.Context, o occurrence) {
 			l.state.Closing = true
 			l.remindLater(ctx)
 			l.tell(ctx, contract.Resolved, o.who, o.reason)
+			if l.grouped() {
+				l.forget() // no decision of a group holds a flag of this key's, so there is nothing to wait for
+			}
 		}
 	}
 }
 
-// fire opens an incident. One that is still closing is taken up again instead: its decisions still
+// fire opens an incident, or joins the one of many keys that the finding belongs to. One that is still closing is taken up again instead: its decisions still
 // hold flags, and two incidents of one key would fight over them.
 func (l *alertLoop) fire(ctx workflow.Context) {
 	if l.state.Incident != "" {
@@ -287,8 +312,14 @@ func (l *alertLoop) fire(ctx workflow.Context) {
 			return
 		}
 	}
+	if g := l.state.Group; g != "" && g != l.state.Apart && l.join(ctx, g) {
+		return
+	}
 	now := workflow.Now(ctx)
-	in := contract.IncidentInput{Key: l.in.Key, Opened: now, Level: l.state.Alert.Peak, Tuning: l.in.Tuning, Loop: workflow.GetInfo(ctx).WorkflowExecution.ID}
+	in := contract.IncidentInput{
+		Key: l.in.Key, Opened: now, Level: l.state.Alert.Peak, Tuning: l.in.Tuning, Mute: l.state.Mute,
+		Loop: workflow.GetInfo(ctx).WorkflowExecution.ID,
+	}
 	if l.state.Finding != nil {
 		in.Finding = *l.state.Finding
 	}
@@ -315,34 +346,42 @@ func (l *alertLoop) tell(ctx workflow.Context, change contract.AlertChange, who,
 	if l.state.Incident == "" {
 		return
 	}
-	err := workflow.SignalExternalWorkflow(ctx, l.state.Incident, "", contract.AlertChanged, contract.AlertChangedMessage{
-		Change: change, Level: l.state.Alert.Peak, At: workflow.Now(ctx), Finding: l.state.Finding, Who: who, Reason: reason,
-	}).Get(ctx, nil)
+	err := l.send(ctx, l.state.Incident, change, who, reason)
 	if err != nil && ctx.Err() == nil {
 		workflow.GetLogger(ctx).Warn("the incident is gone", "incident", l.state.Incident, "error", err)
+		orphaned := l.grouped() && l.state.Alert.Phase == alert.Firing && change != contract.Parted
 		l.forget()
+		if orphaned { // somebody has ended the incident of many keys, which says nothing of this one
+			l.fire(ctx)
+		}
 	}
 }
 
-// forget drops the incident from the state: it has ended.
+// send signals a change to an incident.
+func (l *alertLoop) send(ctx workflow.Context, incident string, change contract.AlertChange, who, reason string) error {
+	return workflow.SignalExternalWorkflow(ctx, incident, "", contract.AlertChanged, contract.AlertChangedMessage{
+		Key: l.in.Key, Change: change, Level: l.state.Alert.Peak, At: workflow.Now(ctx), Finding: l.state.Finding,
+		Who: who, Reason: reason, Mute: l.state.Mute,
+	}).Get(ctx, nil)
+}
+
+// incidentEnded takes the word of an incident that it has ended.
+func (l *alertLoop) incidentEnded(ctx workflow.Context, m contract.IncidentEndedMessage) {
+	if m.Incident != l.state.Incident {
+		return
+	}
+	if l.grouped() {
+		l.state.Apart = m.Incident // a person has split this key off: the next facts must not bring it back
+	}
+	l.forget()
+	if l.state.Alert.Phase == alert.Firing && !m.Cancelled {
+		l.fire(ctx) // the finding came back when it was too late to take the incident up again
+	}
+}
+
+// forget drops the incident from the state: it has ended, or the key has left it.
 func (l *alertLoop) forget() {
-	l.state.Incident, l.state.Closing = "", false
-}
-
-func (l *alertLoop) checkResolve(r contract.ResolveRequest) error {
-	switch {
-	case r.Who == "":
-		return invalid("say who resolves the incident (who)")
-	case !l.state.Alert.Open():
-		return refuse("no incident of " + l.in.Key.String() + " is open")
-	}
-	return nil
-}
-
-// resolve closes the incident on a person's word.
-func (l *alertLoop) resolve(_ workflow.Context, r contract.ResolveRequest) (contract.ResolveResult, error) {
-	l.events = append(l.events, occurrence{event: alert.Event{Resolved: true}, who: r.Who, reason: r.Reason})
-	return contract.ResolveResult{Incident: l.state.Incident}, nil
+	l.state.Incident, l.state.Closing, l.state.Astray = "", false, time.Time{}
 }
 
 // checkFlag refuses what the key's flags do not allow.
@@ -453,10 +492,11 @@ func (l *alertLoop) count() {
 	l.events = append(l.events, occurrence{event: alert.Event{Flags: &n}})
 }
 
-// tend does what the clock asks: it renews flags, takes expired ones off, and reminds a closing
+// tend does what the clock asks: it renews flags, takes expired ones off, ends a mute, and reminds a closing
 // incident. Writes of flags run beside the loop, so that a Redis that is away delays no finding.
 func (l *alertLoop) tend(ctx workflow.Context) {
 	now := workflow.Now(ctx)
+	l.tendMute(ctx)
 	for _, f := range l.state.Flags {
 		if t, ok := l.expiry(f); ok && !now.Before(t) {
 			request := contract.SetFlagRequest{Kind: f.Kind, Decision: f.Decision, Reason: "expired at " + f.ExpiresAt.Format(time.RFC3339)}
@@ -534,6 +574,9 @@ func (l *alertLoop) abandon(ctx workflow.Context, cause error) error {
 // publish shows the state to people: search attributes and current details.
 func (l *alertLoop) publish(ctx workflow.Context) {
 	state := string(l.state.Alert.Phase)
+	if l.state.Alert.Idle() && l.state.Incident == "" && l.state.Mute.On(workflow.Now(ctx)) {
+		state = contract.StateMuted
+	}
 	severity := string(l.state.Alert.Level)
 	if l.state.Alert.Silent {
 		state, severity = "silent", string(detect.Inconclusive)

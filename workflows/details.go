@@ -125,6 +125,7 @@ func alertLoopDetails(s contract.AlertLoopState, tuning contract.Tuning) string 
 	if s.Alert.Silent {
 		t.line("\n**No facts for %s or more**: the key is inconclusive. Is its telemetry still arriving, and is the sweep (`%s`) running?", lasting(tuning.Holds.Silence), contract.SweepID(0))
 	}
+	muteDetails(&t, s.Mute)
 	if s.Finding != nil && s.Alert.Phase != alert.Quiet {
 		t.section("The last finding, at " + clock(s.Finding.EvaluatedAt))
 		t.line("%s: %s (rule `%s`)", s.Finding.Verdict.Level, s.Finding.Verdict.Reason, s.Finding.Verdict.Rule)
@@ -144,14 +145,19 @@ func alertLoopDetails(s contract.AlertLoopState, tuning contract.Tuning) string 
 	if s.Incident != "" {
 		t.section("Incident")
 		t.line("`%s` tells the story.", s.Incident)
+		if contract.IsGroup(s.Incident) {
+			t.line("This key fails together with many others, and nothing is decided for it alone while it belongs to them.")
+		}
 		if s.Closing {
 			t.line("It has been told that its alert is over, and closes when its decisions have ended.")
 		}
 	}
 	if s.Incident != "" && s.Alert.Open() {
 		t.line("\nThere is no fault? Say so, which closes it and takes its flags off at once:")
-		t.code("flyball resolve %s --reason 'why'", contract.Handle(s.Incident))
-		t.line("or, with Temporal alone:")
+		if !contract.IsGroup(s.Incident) {
+			t.code("flyball resolve %s --reason 'why'", contract.Handle(s.Incident))
+			t.line("or, with Temporal alone:")
+		}
 		t.code(`temporal workflow update execute -w '%s' --name resolve --input '{"who":"you","reason":"why"}'`, contract.AlertLoopID(s.Key))
 	}
 	return t.String()

@@ -1,11 +1,13 @@
 package workflows_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
@@ -51,7 +53,7 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	})
 	for name, w := range map[string]any{
 		contract.Sweep: workflows.Sweep, contract.AlertLoop: workflows.AlertLoop, contract.Incident: workflows.Incident,
-		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy,
+		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy, contract.Group: workflows.Group,
 	} {
 		if fake := fakes[name]; fake != nil {
 			w = fake
@@ -61,6 +63,9 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers} {
 		env.RegisterActivity(a)
 	}
+	env.RegisterActivityWithOptions(func(context.Context, contract.AcceptLevelActivityRequest) (contract.AcceptLevelResult, error) {
+		panic("not mocked")
+	}, activity.RegisterOptions{Name: "AcceptLevel", DisableAlreadyRegisteredCheck: true})
 	return env
 }
 
@@ -144,3 +149,10 @@ func startOptions(id string) client.StartWorkflowOptions {
 
 // anyString matches any argument of a mocked signal.
 const anyString = mock.Anything
+
+// accepts stands in for the activity that accepts a level.
+func accepts(l *keyLoop, accept func(contract.AcceptLevelActivityRequest) (contract.AcceptLevelResult, error)) {
+	l.OnActivity("AcceptLevel", anyArgs()...).Return(func(_ context.Context, r contract.AcceptLevelActivityRequest) (contract.AcceptLevelResult, error) {
+		return accept(r)
+	})
+}

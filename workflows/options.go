@@ -20,6 +20,9 @@ var (
 	providers *activities.Provider
 )
 
+// acceptLevel is the activity Telemetry.AcceptLevel.
+const acceptLevel = "AcceptLevel"
+
 // attempt is how long one try of a quick activity may take. A worker that dies in the middle costs
 // its incident no more than this.
 const attempt = 15 * time.Second

@@ -504,6 +504,10 @@ func (w *world) Baselines(_ context.Context, slot time.Time) (map[usage.Key]dete
 	}}, nil
 }
 
+func (w *world) Providers(context.Context, time.Time, time.Time) (map[usage.Key]string, error) {
+	return map[usage.Key]string{key: "anthropic"}, nil
+}
+
 func (w *world) RebuildBaselines(context.Context, time.Time, detect.Minimums) (int, error) {
 	return 1, nil
 }

@@ -37,6 +37,7 @@ func TestStore(t *testing.T) {
 		{"sweep shards", testSweepShards},
 		{"minutes", testMinutes},
 		{"code cap", testCap},
+		{"providers", testProviders},
 		{"watermark", testWatermark},
 		{"baselines", testBaselines},
 		{"baselines of nothing", testBaselinesEmpty},

@@ -75,6 +75,8 @@ type AlertLoopState struct {
 	Opened   int              `json:"opened"`          // incidents opened so far
 	Group    string           `json:"group,omitempty"` // the incident of many keys that the next finding joins
 	Mute     *Mute            `json:"mute,omitempty"`  // nil: people are told
+	Apart    string           `json:"apart,omitempty"` // the group that this key has left while it failed: it does not go back
+	Astray   time.Time        `json:"astray,omitzero"` // since when facts name another group than the one it is in, or none
 }
 
 // AlertLoopResult is what a loop that went quiet leaves.
@@ -92,6 +94,9 @@ type FactsMessage struct {
 	// Group is the id of the incident of many keys that the finding belongs to; empty: its own.
 	Group string `json:"group,omitempty"`
 }
+
+// MaxMute is the longest that anything can be muted for: a mute that nobody remembers hides an outage.
+const MaxMute = 30 * 24 * time.Hour
 
 // Mute keeps notices about a key, a tenant or a group from people until a time. Findings, incidents and
 // flags go on as ever, and the inbox shows them.
@@ -122,6 +127,15 @@ type MuteState struct {
 type AcceptLevelRequest struct {
 	Who    string `json:"who"`
 	Reason string `json:"reason"`
+}
+
+// AcceptLevelActivityRequest asks the store for the new baseline.
+type AcceptLevelActivityRequest struct {
+	Key      usage.Key       `json:"key"`
+	Who      string          `json:"who"`
+	Reason   string          `json:"reason"`
+	Minimums detect.Minimums `json:"minimums"`
+	At       time.Time       `json:"at"`
 }
 
 // AcceptLevelResult is the baseline that holds from now on.

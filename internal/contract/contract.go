@@ -36,6 +36,9 @@ func SearchAttributes() []string {
 	return []string{AttrTenant, AttrModel, AttrSeverity, AttrState, AttrStep}
 }
 
+// StateMuted is the FlyballState of an alert loop that is open for nothing but a mute.
+const StateMuted = "muted"
+
 // The workflow types.
 const (
 	Sweep     = "Sweep"
@@ -60,7 +63,7 @@ const (
 	IncidentEnded = "incident_ended" // signal to AlertLoop: IncidentEndedMessage
 	AlertChanged  = "alert_changed"  // signal to Incident and Group: AlertChangedMessage
 	Split         = "split"          // update of Group: SplitRequest → GroupState; signal twin
-	Acknowledge   = "acknowledge"    // update of Incident: AcknowledgeRequest → IncidentState; signal twin
+	Acknowledge   = "acknowledge"    // update of Incident: AcknowledgeRequest → IncidentState, and of Group → GroupState; signal twin
 	SkipStep      = "skip_step"      // update of Incident: SkipStepRequest → IncidentState; signal twin
 	RerunStep     = "rerun_step"     // update of Incident: RerunStepRequest → IncidentState; signal twin
 	Annotate      = "annotate"       // update of Incident and Group: AnnotateRequest → Note; signal twin
@@ -102,6 +105,20 @@ func GroupID(cause string, opened time.Time) string {
 
 // IsGroup reports whether the id is that of an incident of many keys.
 func IsGroup(id string) bool { return strings.HasPrefix(id, "incident/"+groupSegment+"/") }
+
+// GroupOf reads the cause and the opening time back out of the id of an incident of many keys.
+func GroupOf(id string) (cause string, opened time.Time, err error) {
+	if !IsGroup(id) {
+		return "", time.Time{}, fmt.Errorf("workflow id %q is not that of an incident of many keys: want incident/%s/<cause>/<unix time>", id, groupSegment)
+	}
+	if opened, err = OpenedAt(id); err != nil {
+		return "", time.Time{}, err
+	}
+	if cause, err = url.PathUnescape(strings.Split(id, "/")[2]); err != nil {
+		return "", time.Time{}, fmt.Errorf("reading the cause in workflow id %q: %w", id, err)
+	}
+	return cause, opened, nil
+}
 
 // DecisionID is the id of one attempt at an action within an incident.
 func DecisionID(incident, action string, attempt int) string {

@@ -106,4 +106,15 @@ func TestWordsOfOursAsTenants(t *testing.T) {
 	at, err := contract.OpenedAt(group)
 	require.NoError(t, err)
 	require.Equal(t, opened, at)
+
+	for _, cause := range []string{"provider:openai", "model:meta/llama 3", "tenant:group", "telemetry"} {
+		got, at, err := contract.GroupOf(contract.GroupID(cause, opened))
+		require.NoError(t, err)
+		require.Equal(t, cause, got)
+		require.Equal(t, opened, at)
+	}
+	for _, id := range []string{"incident/group/x", "incident/group/x/y", "incident/group/%zz/1", "incident/t/m/1", "alert/t/m", ""} {
+		_, _, err := contract.GroupOf(id)
+		require.Error(t, err, id)
+	}
 }

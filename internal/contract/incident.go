@@ -18,6 +18,7 @@ type IncidentInput struct {
 	Finding detect.Finding `json:"finding"`
 	Loop    string         `json:"loop"` // the workflow id of the alert loop that opened it
 	Tuning  Tuning         `json:"tuning"`
+	Mute    *Mute          `json:"mute,omitempty"` // of the key as it opened; later ones come by AlertChanged
 }
 
 // IncidentResult is how an incident ended.
