@@ -164,7 +164,7 @@ func templateDeployed(s *contract.IncidentState) {
 		Previous: map[string]string{"prompt_template_version": "rag-v3.2"},
 	}}
 	walked(s, runbook.JudgeChange(shipped, nil, three),
-		runbook.Verdict{Status: runbook.Found, Cause: runbook.CauseDeployment, Text: "a change explains it: " + rollback(runbook.CauseDeployment, shipped)})
+		runbook.Verdict{Status: runbook.Found, Cause: runbook.CauseDeployment, Text: "a change explains it: " + rollback(runbook.CauseDeployment, &shipped[0])})
 	s.Advice = "a deployment changed the prompt template just before: roll it back to rag-v3.2 by hand, which no flag can do"
 	s.Acknowledged = &contract.Acknowledgement{Who: "ann", Note: "rolling it back", At: three.Add(3 * time.Minute)}
 }

@@ -1,11 +1,13 @@
 package workflows_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
@@ -29,6 +31,7 @@ var (
 	loops     *activities.Loop
 	notify    *activities.Notify
 	providers *activities.Provider
+	rollbacks *activities.Rollback
 )
 
 // start is when every test's clock starts.
@@ -51,16 +54,21 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	})
 	for name, w := range map[string]any{
 		contract.Sweep: workflows.Sweep, contract.AlertLoop: workflows.AlertLoop, contract.Incident: workflows.Incident,
-		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy,
+		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy, contract.Calibration: workflows.Calibration,
 	} {
 		if fake := fakes[name]; fake != nil {
 			w = fake
 		}
 		env.RegisterWorkflowWithOptions(w, workflow.RegisterOptions{Name: name})
 	}
-	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers} {
+	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks} {
 		env.RegisterActivity(a)
 	}
+	byName := func(name string) activity.RegisterOptions {
+		return activity.RegisterOptions{Name: name, DisableAlreadyRegisteredCheck: true}
+	}
+	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (*contract.PastIncident, error) { return nil, nil }, byName("PastIncident"))
+	env.RegisterActivityWithOptions(func(context.Context, contract.RecalibrateActivityRequest) (int, error) { return 0, nil }, byName("Recalibrate"))
 	return env
 }
 

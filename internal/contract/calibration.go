@@ -1,6 +1,13 @@
 package contract
 
-import "time"
+import (
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/detect"
+)
+
+// CalibrationSchedule is the id of the schedule that starts the calibration of all each week.
+const CalibrationSchedule = "calibration-weekly"
 
 // CalibrationInput computes baselines anew, for a tenant or, with an empty one, for all.
 type CalibrationInput struct {
@@ -23,6 +30,20 @@ type CalibrationState struct {
 	Why       string    `json:"why"`       // of the last run: weekly, by hand, a new model version
 	Who       string    `json:"who,omitempty"`
 	Failed    string    `json:"failed,omitempty"` // why the last run failed; empty: it did not
+}
+
+// RecalibrateActivityRequest has the baselines of a tenant, or of all with an empty one, computed and stored.
+type RecalibrateActivityRequest struct {
+	Tenant   string          `json:"tenant,omitempty"`
+	Minimums detect.Minimums `json:"minimums"`
+	At       time.Time       `json:"at"`
+}
+
+// AskRecalibrationRequest has a tenant's Calibration asked for one more run, and started when it does not run.
+type AskRecalibrationRequest struct {
+	Tenant  string             `json:"tenant,omitempty"`
+	Tuning  Tuning             `json:"tuning"`
+	Request RecalibrateRequest `json:"request"`
 }
 
 // RecalibrateRequest asks for one more run.

@@ -15,12 +15,19 @@ type Tuning struct {
 	TimeScale float64        `json:"time_scale"`
 	Holds     alert.Holds    `json:"holds"`
 	Limits    routing.Limits `json:"limits"`
+	// RemindEvery is how often people are reminded of a PAGE that nobody has taken on; zero: never.
+	RemindEvery time.Duration `json:"remind_every,omitempty"`
 }
+
+// remindEvery is the product's: long enough for whoever was woken to sit down, short enough for a shift.
+const remindEvery = 30 * time.Minute
 
 // NewTuning returns the product's numbers with their times multiplied by scale: 1 in earnest, 0.1 in
 // the demo.
 func NewTuning(scale float64) Tuning {
-	return Tuning{TimeScale: scale, Holds: alert.DefaultHolds.Scaled(scale), Limits: routing.DefaultLimits.Scaled(scale)}
+	t := Tuning{TimeScale: scale, Holds: alert.DefaultHolds.Scaled(scale), Limits: routing.DefaultLimits.Scaled(scale)}
+	t.RemindEvery = t.Scaled(remindEvery)
+	return t
 }
 
 // Validate refuses a tuning that would make a workflow spin or wait for ever.
@@ -33,6 +40,9 @@ func (t Tuning) Validate() error {
 	}
 	if t.Limits.MaxHold <= 0 || t.Limits.UnprovenHold <= 0 {
 		return errors.New("tuning.limits: max_hold and unproven_hold must be above 0, or a flag would never come off")
+	}
+	if t.RemindEvery < 0 {
+		return errors.New("tuning.remind_every must not be negative; 0 reminds nobody")
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func TestReport(t *testing.T) {
 			Verdict: detect.Verdict{Level: detect.Page, Rule: "page-cost-and-quality", Reason: "cost is 3 × its baseline"},
 			Facts:   detect.Facts{CostKnown: true, CostUSD: 0.003, CostBaseline: 0.001, CostRatio: 3},
 		},
-		Steps: []Done{{Plan(1)[0], onset, Verdict{Found, CauseDeployment, "ana deployed rag v3.2"}}, {Plan(1)[1], onset, Verdict{Clear, "", "fine"}}},
+		Steps: []Done{{Step: Plan(1)[0], At: onset, Verdict: Verdict{Found, CauseDeployment, "ana deployed rag v3.2"}}, {Step: Plan(1)[1], At: onset, Verdict: Verdict{Clear, "", "fine"}}},
 		Acts:  []Act{{Action: "downgrade", Target: "claude-3-haiku", State: "released", By: "bo", Effect: "treated costs 0.3 × the holdback"}},
 	}
 	require.Equal(t, CauseDeployment, Cause(r.Steps))
