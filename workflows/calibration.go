@@ -25,6 +25,7 @@ type calibration struct {
 	state   contract.CalibrationState
 	visible attributes
 	wanted  *contract.RecalibrateRequest // the newest request that no run has answered
+	ran     bool                         // in this run of the workflow
 	signals workflow.ReceiveChannel
 }
 
@@ -39,8 +40,8 @@ func newCalibration(ctx workflow.Context, in contract.CalibrationInput) (*calibr
 		in: in, state: contract.CalibrationState{Tenant: in.Tenant}, signals: workflow.GetSignalChannel(ctx, contract.Recalibrate),
 		wanted: &contract.RecalibrateRequest{Reason: "it was started"},
 	}
-	if in.State != nil { // continued as new, which it only is between runs
-		c.state, c.wanted = *in.State, nil
+	if in.State != nil { // continued as new, for a request that the state tells of
+		c.state, c.wanted = *in.State, &contract.RecalibrateRequest{Who: in.State.Who, Reason: in.State.Why}
 	}
 	if err := workflow.SetQueryHandler(ctx, contract.State, func() (contract.CalibrationState, error) { return c.state, nil }); err != nil {
 		return nil, fmt.Errorf("registering the state query: %w", err)
@@ -59,7 +60,12 @@ func (c *calibration) run(ctx workflow.Context) (contract.CalibrationResult, err
 	for {
 		for c.receive(ctx) {
 		}
-		if c.wanted != nil {
+		switch {
+		case c.wanted != nil && c.ran && workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx):
+			state := c.state
+			state.Who, state.Why = c.wanted.Who, c.wanted.Reason
+			return contract.CalibrationResult{}, workflow.NewContinueAsNewError(ctx, Calibration, contract.CalibrationInput{Tenant: c.in.Tenant, Tuning: c.in.Tuning, State: &state})
+		case c.wanted != nil:
 			if err := c.compute(ctx); err != nil {
 				return contract.CalibrationResult{}, err
 			}
@@ -68,14 +74,9 @@ func (c *calibration) run(ctx workflow.Context) (contract.CalibrationResult, err
 		if err := workflow.Await(ctx, func() bool { return c.wanted != nil || c.signals.Len() > 0 || workflow.AllHandlersFinished(ctx) }); err != nil {
 			return contract.CalibrationResult{}, err
 		}
-		if c.wanted != nil || c.signals.Len() > 0 {
-			continue
+		if c.wanted == nil && c.signals.Len() == 0 {
+			return contract.CalibrationResult{Runs: c.state.Runs}, nil
 		}
-		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
-			state := c.state
-			return contract.CalibrationResult{}, workflow.NewContinueAsNewError(ctx, Calibration, contract.CalibrationInput{Tenant: c.in.Tenant, Tuning: c.in.Tuning, State: &state})
-		}
-		return contract.CalibrationResult{Runs: c.state.Runs}, nil
 	}
 }
 
@@ -114,6 +115,7 @@ func (c *calibration) compute(ctx workflow.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	c.ran = true
 	c.state.Runs++
 	c.state.At, c.state.Failed = workflow.Now(ctx), ""
 	if err != nil {

@@ -193,7 +193,9 @@ func TestDecisionByTrust(t *testing.T) {
 	state := d.run()
 	require.NoError(t, d.GetWorkflowError())
 	require.Equal(t, contract.Released, state.Status)
-	require.Empty(t, d.posted)
+	for _, n := range d.posted {
+		require.Equal(t, contract.NoticeActed, n.Kind, "nobody is asked")
+	}
 	require.Empty(t, d.outcomes, "only what people approved counts towards trust")
 	require.NotContains(t, statuses(state), contract.AwaitingApproval)
 }

@@ -259,7 +259,7 @@ func incidentPrevious(t *text, p *contract.PastIncident) {
 	if p.Cause != "" {
 		cause = "Its cause was " + words(p.Cause) + "."
 	}
-	t.line("%s UTC, %s %s `%s`", p.Opened.UTC().Format(time.DateTime), cause, sentence(p.Reason), p.ID)
+	t.line("Opened %s UTC. %s %s `%s`", p.Opened.UTC().Format(time.DateTime), cause, sentence(p.Reason), p.ID)
 	if p.Query != "" {
 		t.line("This query showed it:\n\n```sql\n%s\n```", p.Query)
 	}
@@ -282,6 +282,9 @@ func incidentChecks(t *text, s contract.IncidentState) {
 		for _, e := range d.Earlier {
 			t.line("  - before, at %s, %s: %s", clock(e.At), e.Verdict.Status, e.Verdict.Text)
 		}
+	}
+	if text := attributed(s.Evidence); text != "" {
+		t.line("- %s", sentence(text))
 	}
 	for _, w := range s.Evidence.Completion.Worst {
 		t.line("- worst trace `%s`", w)

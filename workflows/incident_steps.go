@@ -37,9 +37,9 @@ func (i *incident) perform(ctx workflow.Context, step runbook.Step) {
 // the old one, which stays on record.
 func (i *incident) performAgain(ctx workflow.Context) {
 	r := i.reruns[0]
-	i.reruns = i.reruns[1:]
 	delete(i.skip, r.Step)
 	v := i.check(ctx, r.Step)
+	i.reruns = i.reruns[1:]
 	done := i.done(r.Step)
 	if done == nil { // the incident was resolved and taken up again meanwhile
 		return
@@ -77,9 +77,9 @@ func (i *incident) done(step string) *runbook.Done {
 // once.
 func (i *incident) conclude(ctx workflow.Context) {
 	i.concluded, i.ahead, i.plan = true, i.plan, nil
-	why := "skipped: recovered"
+	why := "recovered"
 	if i.who != "" {
-		why = "skipped: " + i.state.Reason
+		why = i.state.Reason
 	}
 	for _, step := range i.ahead {
 		d := runbook.Done{Step: step, At: workflow.Now(ctx), Verdict: runbook.Verdict{Status: runbook.Skipped, Text: why}}
@@ -143,6 +143,9 @@ func (i *incident) check(ctx workflow.Context, step string) runbook.Verdict {
 	case runbook.T10:
 		return i.raiseScrutiny(ctx)
 	}
+	if i.bulletin.ordered {
+		i.attribute(ctx)
+	}
 	return i.conclusion()
 }
 
@@ -156,7 +159,7 @@ func (i *incident) conclusion() runbook.Verdict {
 }
 
 func (i *incident) evidence() contract.EvidenceRequest {
-	return contract.EvidenceRequest{Key: i.in.Key, Opened: i.in.Opened}
+	return contract.EvidenceRequest{Key: i.in.Key, Opened: i.in.Opened, WindowMinutes: i.in.Finding.Facts.WindowMinutes}
 }
 
 // checkChanges looks for a deployment, or a first-seen model or template, shortly before the incident; and,
@@ -170,12 +173,13 @@ func (i *incident) checkChanges(ctx workflow.Context) runbook.Verdict {
 	return runbook.JudgeChange(i.state.Evidence.Changes.Deployments, i.state.Evidence.Changes.FirstSeen, i.in.Opened)
 }
 
-// lookBack reads what the key's last incident taught. The incident can do without.
+// lookBack reads what carries the rise, and what the key's last incident taught. The incident can do without.
 func (i *incident) lookBack(ctx workflow.Context) {
 	if !i.bulletin.ordered {
 		return
 	}
 	past := workflow.ExecuteActivity(asking(ctx, "the key's last incident"), pastIncident, i.evidence())
+	i.attribute(ctx)
 	if err := past.Get(ctx, &i.state.Previous); err != nil {
 		workflow.GetLogger(ctx).Warn("the key's last incident could not be read", "error", err)
 	}
@@ -270,6 +274,21 @@ func (i *incident) sampling(share float64, reason string, now time.Time) contrac
 	}
 }
 
+// attribute asks what carries the rise: as the incident opens, and with more calls to go by for its report.
+func (i *incident) attribute(ctx workflow.Context) {
+	if err := workflow.ExecuteActivity(asking(ctx, "what carries the rise?"), attributeRise, i.evidence()).Get(ctx, &i.state.Evidence.Attribution); err != nil {
+		workflow.GetLogger(ctx).Warn("the rise could not be split", "error", err)
+	}
+}
+
+// attributed says what carries the rise; empty: that is not known.
+func attributed(e contract.Evidence) string {
+	if e.Attribution == nil {
+		return ""
+	}
+	return e.Attribution.Text()
+}
+
 // ownsFlags reports whether acts on the key are possible: a pseudo-key names no single model, and nothing is
 // done to an experiment.
 func ownsFlags(k usage.Key) bool {
@@ -309,7 +328,7 @@ func (i *incident) report(ctx workflow.Context) {
 func reportOf(s contract.IncidentState) runbook.Report {
 	r := runbook.Report{
 		ID: s.ID, Key: s.Input.Key, Opened: s.Input.Opened, Closed: s.ClosedAt, Finding: s.Input.Finding, Steps: s.Steps,
-		Worst: s.Evidence.Completion.Worst, Timeline: s.Timeline(), Recalibration: s.Recalibration, Previous: (*runbook.Past)(s.Previous),
+		Worst: s.Evidence.Completion.Worst, Timeline: s.Timeline(), Recalibration: s.Recalibration, Previous: (*runbook.Past)(s.Previous), Rise: s.Evidence.Attribution,
 	}
 	for _, d := range s.Decisions {
 		r.Acts = append(r.Acts, runbook.Act{ID: d.ID, Action: d.Action, Target: d.Value, State: string(d.Status) + ", " + d.Reason, Effect: string(d.Effect), By: d.Who})

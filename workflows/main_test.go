@@ -19,6 +19,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/workflows"
 )
@@ -67,7 +68,12 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	byName := func(name string) activity.RegisterOptions {
 		return activity.RegisterOptions{Name: name, DisableAlreadyRegisteredCheck: true}
 	}
-	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (*contract.PastIncident, error) { return nil, nil }, byName("PastIncident"))
+	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (*contract.PastIncident, error) {
+		return nil, nil
+	}, byName("PastIncident"))
+	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (runbook.Attribution, error) {
+		return runbook.Attribution{}, nil
+	}, byName("AttributeRise"))
 	env.RegisterActivityWithOptions(func(context.Context, contract.RecalibrateActivityRequest) (int, error) { return 0, nil }, byName("Recalibrate"))
 	return env
 }

@@ -6,9 +6,6 @@ import (
 	"github.com/flyball-dev/flyball/internal/detect"
 )
 
-// CalibrationSchedule is the id of the schedule that starts the calibration of all each week.
-const CalibrationSchedule = "calibration-weekly"
-
 // CalibrationInput computes baselines anew, for a tenant or, with an empty one, for all.
 type CalibrationInput struct {
 	Tenant string            `json:"tenant,omitempty"`
@@ -32,7 +29,13 @@ type CalibrationState struct {
 	Failed    string    `json:"failed,omitempty"` // why the last run failed; empty: it did not
 }
 
-// RecalibrateActivityRequest has the baselines of a tenant, or of all with an empty one, computed and stored.
+// RecalibrateRequest asks for one more run.
+type RecalibrateRequest struct {
+	Who    string `json:"who"`
+	Reason string `json:"reason"`
+}
+
+// RecalibrateActivityRequest asks the store to compute the baselines of a tenant's keys anew; of all with an empty one.
 type RecalibrateActivityRequest struct {
 	Tenant   string          `json:"tenant,omitempty"`
 	Minimums detect.Minimums `json:"minimums"`
@@ -46,8 +49,5 @@ type AskRecalibrationRequest struct {
 	Request RecalibrateRequest `json:"request"`
 }
 
-// RecalibrateRequest asks for one more run.
-type RecalibrateRequest struct {
-	Who    string `json:"who"`
-	Reason string `json:"reason"`
-}
+// CalibrationSchedule is the id of the schedule that starts the calibration of all each week.
+const CalibrationSchedule = "calibration-weekly"

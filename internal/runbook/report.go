@@ -44,7 +44,7 @@ type Report struct {
 	Finding  detect.Finding `json:"finding"`
 	Steps    []Done         `json:"steps"`
 	Acts     []Act          `json:"acts"`
-	Rise     []string       `json:"rise,omitempty"`  // what carries it, in shares, the largest first
+	Rise     *Attribution   `json:"rise,omitempty"`  // nil: not known
 	Worst    []string       `json:"worst,omitempty"` // trace ids
 	Links    []string       `json:"links,omitempty"` // addresses
 	Timeline []Event        `json:"timeline,omitempty"`
@@ -82,8 +82,8 @@ GROUP BY minute, %s ORDER BY minute, requests DESC`, dimension, filter(r.Key), f
 // filter is what the calls of a key are found by: an experiment's by its id too, those of a pseudo-key
 // whatever they ask for.
 func filter(k usage.Key) string {
-	var conditions string
-	and := func(column, value string) { conditions += column + " = " + quote(value) + " AND " }
+	var conditions []string
+	and := func(column, value string) { conditions = append(conditions, column+" = "+quote(value)) }
 	of, experiment, isExperiment := k.Experiment()
 	if isExperiment {
 		k = of
@@ -97,7 +97,10 @@ func filter(k usage.Key) string {
 	if isExperiment {
 		and("experiment_id", experiment)
 	}
-	return conditions
+	if len(conditions) == 0 {
+		return ""
+	}
+	return strings.Join(conditions, " AND ") + "\n  AND "
 }
 
 // quote makes a ClickHouse string literal.
@@ -110,7 +113,11 @@ func (r Report) Markdown() string {
 	var b strings.Builder
 	r.heading(&b)
 	r.figures(&b)
-	section(&b, "What carries it", r.Rise, func(line string) string { return line })
+	if r.Rise != nil {
+		if text := strings.TrimSpace(r.Rise.Markdown()); text != "" {
+			fmt.Fprintf(&b, "\n## What carries it\n\n%s\n", text)
+		}
+	}
 	section(&b, "What was checked", r.Steps, stepText)
 	section(&b, "Worst traces", r.Worst, func(trace string) string { return "`" + trace + "`" })
 	b.WriteString("\n## What was done\n\n")
