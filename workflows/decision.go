@@ -35,6 +35,7 @@ type decision struct {
 	journal   journal
 	bulletin  bulletin
 	mute      *contract.Mute
+	asked     bool            // people have been told of the question
 	news      workflow.Future // of the last move, to the incident
 	withdrawn *contract.WithdrawMessage
 	recall    workflow.CancelFunc // calls off the watch under way, to look at what has changed
@@ -110,17 +111,18 @@ func (d *decision) listen(ctx workflow.Context) error {
 // setMute hears that the key is muted, or is not any more. A question that nobody was told of is put when it is
 // not; a decision knows when its mute ends by its incident.
 func (d *decision) setMute(ctx workflow.Context, m *contract.Mute) {
-	was := d.mute
-	if d.mute = m; was != nil && !m.On(workflow.Now(ctx)) && d.state.Status == contract.AwaitingApproval && d.state.Verdict == nil {
+	if d.mute = m; !d.asked && d.state.Status == contract.AwaitingApproval && d.state.Verdict == nil {
 		d.tell(ctx, contract.NoticeQuestion, "")
 	}
 }
 
 // tell tells people of the decision, unless they have muted its key. An empty text is all of it.
 func (d *decision) tell(ctx workflow.Context, kind contract.NoticeKind, text string) {
-	if !d.mute.On(workflow.Now(ctx)) {
-		d.bulletin.post(ctx, contract.Notice{Kind: kind, Text: text})
+	if d.mute.On(workflow.Now(ctx)) {
+		return
 	}
+	d.asked = d.asked || kind == contract.NoticeQuestion
+	d.bulletin.post(ctx, contract.Notice{Kind: kind, Text: text})
 }
 
 // fill completes a notice with the decision as it is now.

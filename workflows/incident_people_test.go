@@ -29,6 +29,65 @@ func (i *keyIncident) state() contract.IncidentState {
 	return query[contract.IncidentState](i.t, i.TestWorkflowEnvironment)
 }
 
+func TestIncidentEscalates(t *testing.T) {
+	i := newKeyIncident(t)
+	newer := finding(start.Add(time.Minute), detect.Page)
+	newer.Verdict.Reason = "worse"
+	i.changed(time.Minute, contract.AlertChangedMessage{Change: contract.Escalated, Level: detect.Page, Finding: &newer})
+	i.changed(70*time.Second, contract.AlertChangedMessage{Change: contract.Silent})
+	at(i.TestWorkflowEnvironment, 80*time.Second, func() {
+		require.True(t, query[contract.IncidentState](t, i.TestWorkflowEnvironment).Silent)
+	})
+	i.changed(85*time.Second, contract.AlertChangedMessage{Change: contract.Heard, Reason: "facts are back"})
+	at(i.TestWorkflowEnvironment, 88*time.Second, func() {
+		s := query[contract.IncidentState](t, i.TestWorkflowEnvironment)
+		require.False(t, s.Silent)
+		require.Equal(t, contract.IncidentOpen, s.Phase, "what is heard again has not moved")
+	})
+	i.resolve(90 * time.Second)
+	state := i.run(tuning)
+	require.Equal(t, "worse", state.Finding.Verdict.Reason)
+	require.Equal(t, []contract.NoticeKind{contract.NoticeOpened, contract.NoticeStep, contract.NoticeEscalated, contract.NoticeClosed}, i.told())
+	require.Len(t, i.asked, 2, "the policy is asked again")
+}
+
+func TestIncidentPeople(t *testing.T) {
+	for _, by := range []string{"update", "signal"} {
+		t.Run(by, func(t *testing.T) {
+			i := newKeyIncident(t)
+			var outcomes []*outcome
+			send := func(name string, arg any) {
+				if by == "update" {
+					outcomes = append(outcomes, update(i.TestWorkflowEnvironment, name, name+i.since()+time.Duration(len(outcomes)).String(), arg))
+				} else {
+					i.SignalWorkflow(name, arg)
+				}
+			}
+			at(i.TestWorkflowEnvironment, time.Minute, func() {
+				send(contract.Acknowledge, contract.AcknowledgeRequest{})
+				send(contract.SkipStep, contract.SkipStepRequest{Step: "T0", Who: "ada"})
+				send(contract.SkipStep, contract.SkipStepRequest{Step: "T+30", Who: "ada"})
+				send(contract.SkipStep, contract.SkipStepRequest{Step: "T+2"})
+				send(contract.Acknowledge, contract.AcknowledgeRequest{Who: "ada", Note: "on it"})
+				send(contract.SkipStep, contract.SkipStepRequest{Step: "T+2", Who: "ada", Reason: "the provider is fine"})
+				send(contract.SkipStep, contract.SkipStepRequest{Step: "T+10", Who: "ada"})
+			})
+			i.resolve(20 * time.Minute)
+			state := i.run(tuning)
+			require.Equal(t, []string{"T0 clear", "T+2 skipped", "T+5 clear", "T+10 skipped", "T+30 unknown"}, steps(state))
+			require.WithinDuration(t, start.Add(time.Minute), state.Steps[1].At, time.Second, "the next step is skipped at once")
+			require.WithinDuration(t, start.Add(10*time.Minute), state.Steps[3].At, 6*time.Minute)
+			require.Equal(t, "ada", state.Acknowledged.Who)
+			require.Empty(t, i.orders)
+			if by == "update" {
+				for n, refused := range []bool{true, true, true, true, false, false, false} {
+					require.Equal(t, refused, outcomes[n].rejected != nil, n)
+				}
+			}
+		})
+	}
+}
+
 func TestIncidentWalksAStepAgain(t *testing.T) {
 	for _, by := range []string{"update", "signal"} {
 		t.Run(by, func(t *testing.T) {

@@ -274,8 +274,17 @@ func (i *incident) sampling(share float64, reason string, now time.Time) contrac
 	}
 }
 
-// attribute asks what carries the rise: as the incident opens, and with more calls to go by for its report.
+// attribute asks what carries the rise: as the incident opens, and with more calls to go by for its report. Of a
+// tenant's whole mix it also asks which model its callers have turned to.
 func (i *incident) attribute(ctx workflow.Context) {
+	if i.in.Key.Pseudo() && i.in.Key != usage.Everything {
+		shift := workflow.ExecuteActivity(asking(ctx, "which model have callers turned to?"), attributeShift, i.evidence())
+		defer func() {
+			if err := shift.Get(ctx, &i.state.Evidence.Shift); err != nil {
+				workflow.GetLogger(ctx).Warn("a shift could not be judged", "error", err)
+			}
+		}()
+	}
 	if err := workflow.ExecuteActivity(asking(ctx, "what carries the rise?"), attributeRise, i.evidence()).Get(ctx, &i.state.Evidence.Attribution); err != nil {
 		workflow.GetLogger(ctx).Warn("the rise could not be split", "error", err)
 	}
@@ -283,10 +292,14 @@ func (i *incident) attribute(ctx workflow.Context) {
 
 // attributed says what carries the rise; empty: that is not known.
 func attributed(e contract.Evidence) string {
-	if e.Attribution == nil {
-		return ""
+	var said []string
+	if s := e.Shift; s != nil && s.Text != "" {
+		said = append(said, s.Text)
 	}
-	return e.Attribution.Text()
+	if e.Attribution != nil {
+		said = append(said, e.Attribution.Text())
+	}
+	return strings.Join(said, "; ")
 }
 
 // ownsFlags reports whether acts on the key are possible: a pseudo-key names no single model, and nothing is
@@ -328,7 +341,7 @@ func (i *incident) report(ctx workflow.Context) {
 func reportOf(s contract.IncidentState) runbook.Report {
 	r := runbook.Report{
 		ID: s.ID, Key: s.Input.Key, Opened: s.Input.Opened, Closed: s.ClosedAt, Finding: s.Input.Finding, Steps: s.Steps,
-		Worst: s.Evidence.Completion.Worst, Timeline: s.Timeline(), Recalibration: s.Recalibration, Previous: (*runbook.Past)(s.Previous), Rise: s.Evidence.Attribution,
+		Worst: s.Evidence.Completion.Worst, Timeline: s.Timeline(), Recalibration: s.Recalibration, Previous: (*runbook.Past)(s.Previous), Rise: s.Evidence.Attribution, Shift: s.Evidence.Shift,
 	}
 	for _, d := range s.Decisions {
 		r.Acts = append(r.Acts, runbook.Act{ID: d.ID, Action: d.Action, Target: d.Value, State: string(d.Status) + ", " + d.Reason, Effect: string(d.Effect), By: d.Who})

@@ -74,6 +74,9 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (runbook.Attribution, error) {
 		return runbook.Attribution{}, nil
 	}, byName("AttributeRise"))
+	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (runbook.Shift, error) {
+		return runbook.Shift{Model: "claude-3-opus", Known: true, Text: "callers turned to claude-3-opus"}, nil
+	}, byName("AttributeShift"))
 	env.RegisterActivityWithOptions(func(context.Context, contract.RecalibrateActivityRequest) (int, error) { return 0, nil }, byName("Recalibrate"))
 	return env
 }

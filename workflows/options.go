@@ -25,6 +25,7 @@ var (
 const (
 	pastIncident     = "PastIncident"
 	attributeRise    = "AttributeRise"
+	attributeShift   = "AttributeShift"
 	computeBaselines = "Recalibrate"
 )
 

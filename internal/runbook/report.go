@@ -45,6 +45,7 @@ type Report struct {
 	Steps    []Done         `json:"steps"`
 	Acts     []Act          `json:"acts"`
 	Rise     *Attribution   `json:"rise,omitempty"`  // nil: not known
+	Shift    *Shift         `json:"shift,omitempty"` // of a tenant's whole mix alone
 	Worst    []string       `json:"worst,omitempty"` // trace ids
 	Links    []string       `json:"links,omitempty"` // addresses
 	Timeline []Event        `json:"timeline,omitempty"`
@@ -113,11 +114,7 @@ func (r Report) Markdown() string {
 	var b strings.Builder
 	r.heading(&b)
 	r.figures(&b)
-	if r.Rise != nil {
-		if text := strings.TrimSpace(r.Rise.Markdown()); text != "" {
-			fmt.Fprintf(&b, "\n## What carries it\n\n%s\n", text)
-		}
-	}
+	r.carried(&b)
 	section(&b, "What was checked", r.Steps, stepText)
 	section(&b, "Worst traces", r.Worst, func(trace string) string { return "`" + trace + "`" })
 	b.WriteString("\n## What was done\n\n")
@@ -163,6 +160,20 @@ func (r Report) figures(b *strings.Builder) {
 	}
 	if f.SpendKnown {
 		fmt.Fprintf(b, "| spend a minute | $%.4f | $%.4f | × %.2f |\n", f.SpendPerMinute, f.SpendBaseline, f.SpendRatio)
+	}
+}
+
+// carried tells what carries the rise, as far as that is known.
+func (r Report) carried(b *strings.Builder) {
+	var text string
+	if r.Shift != nil && r.Shift.Text != "" {
+		text = r.Shift.Text + "\n\n"
+	}
+	if r.Rise != nil {
+		text += r.Rise.Markdown()
+	}
+	if text = strings.TrimSpace(text); text != "" {
+		fmt.Fprintf(b, "\n## What carries it\n\n%s\n", text)
 	}
 }
 
