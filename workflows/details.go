@@ -286,8 +286,8 @@ func incidentChecks(t *text, s contract.IncidentState) {
 	if text := attributed(s.Evidence); text != "" {
 		t.line("- %s", sentence(text))
 	}
-	for _, w := range s.Evidence.Completion.Worst {
-		t.line("- worst trace `%s`", w)
+	for _, w := range s.Evidence.Completion.Lines() {
+		t.line("- worst trace %s", w)
 	}
 	if h := s.Evidence.Provider; h.Link != "" {
 		t.line("- [status page of %s](%s)", h.Provider, h.Link)

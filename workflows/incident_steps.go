@@ -341,7 +341,7 @@ func (i *incident) report(ctx workflow.Context) {
 func reportOf(s contract.IncidentState) runbook.Report {
 	r := runbook.Report{
 		ID: s.ID, Key: s.Input.Key, Opened: s.Input.Opened, Closed: s.ClosedAt, Finding: s.Input.Finding, Steps: s.Steps,
-		Worst: s.Evidence.Completion.Worst, Timeline: s.Timeline(), Recalibration: s.Recalibration, Previous: (*runbook.Past)(s.Previous), Rise: s.Evidence.Attribution, Shift: s.Evidence.Shift,
+		Worst: s.Evidence.Completion.Lines(), Timeline: s.Timeline(), Recalibration: s.Recalibration, Previous: (*runbook.Past)(s.Previous), Rise: s.Evidence.Attribution, Shift: s.Evidence.Shift,
 	}
 	for _, d := range s.Decisions {
 		r.Acts = append(r.Acts, runbook.Act{ID: d.ID, Action: d.Action, Target: d.Value, State: string(d.Status) + ", " + d.Reason, Effect: string(d.Effect), By: d.Who})

@@ -46,7 +46,7 @@ type Report struct {
 	Acts     []Act          `json:"acts"`
 	Rise     *Attribution   `json:"rise,omitempty"`  // nil: not known
 	Shift    *Shift         `json:"shift,omitempty"` // of a tenant's whole mix alone
-	Worst    []string       `json:"worst,omitempty"` // trace ids
+	Worst    []string       `json:"worst,omitempty"` // traces, a line each
 	Links    []string       `json:"links,omitempty"` // addresses
 	Timeline []Event        `json:"timeline,omitempty"`
 	Notes    []Event        `json:"notes,omitempty"`
@@ -116,7 +116,7 @@ func (r Report) Markdown() string {
 	r.figures(&b)
 	r.carried(&b)
 	section(&b, "What was checked", r.Steps, stepText)
-	section(&b, "Worst traces", r.Worst, func(trace string) string { return "`" + trace + "`" })
+	section(&b, "Worst traces", r.Worst, func(trace string) string { return trace })
 	b.WriteString("\n## What was done\n\n")
 	if len(r.Acts) == 0 {
 		b.WriteString("Nothing.\n")
@@ -235,4 +235,16 @@ func (p Past) text() string {
 		text += "\n\n```sql\n" + p.Query + "\n```"
 	}
 	return text
+}
+
+// Lines are the worst traces for people: with what they cost where that is known.
+func (c Completion) Lines() []string {
+	if len(c.Traces) == 0 {
+		return c.Worst
+	}
+	lines := make([]string, len(c.Traces))
+	for i, t := range c.Traces {
+		lines[i] = t.String()
+	}
+	return lines
 }

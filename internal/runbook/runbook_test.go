@@ -134,7 +134,7 @@ func TestReportTellsEverything(t *testing.T) {
 	}.Markdown()
 	for _, want := range []string{
 		"still open", "## What carries it", "| rag-v3.2 |", "nobody took on what is to be done: roll it back", "walked again by ada", "- before, at 12:00:00, unknown: too few calls",
-		"`trace-1`", "<https://status.example.com>", "- 12:00:00 ada: it is ## the launch", "## When\n\n- 12:00:00 opened", "its cause stayed unclear. it went by itself", "SELECT 1", "`calibration/t`",
+		"- trace-1\n", "<https://status.example.com>", "- 12:00:00 ada: it is ## the launch", "## When\n\n- 12:00:00 opened", "its cause stayed unclear. it went by itself", "SELECT 1", "`calibration/t`",
 	} {
 		require.Contains(t, text, want)
 	}
@@ -149,4 +149,12 @@ func TestQueryOfEveryKindOfKey(t *testing.T) {
 	require.Contains(t, query(usage.Key{Tenant: "t", Model: usage.AnyModel}), "WHERE tenant_id = 't'\n  AND timestamp")
 	require.Contains(t, query(usage.Key{Tenant: "t", Model: usage.AnyModel}), "requested_model, model, count()")
 	require.Contains(t, query(usage.Everything), "WHERE timestamp >=")
+}
+
+func TestWorstTracesInLines(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, []string{"a"}, Completion{Worst: []string{"a"}}.Lines())
+	lines := Completion{Worst: []string{"a"}, Traces: []Trace{{ID: "a", Model: "m-1", Cost: 2e12, OutputTokens: 9}}}.Lines()
+	require.Len(t, lines, 1)
+	require.Contains(t, lines[0], "a: $2.00")
 }
