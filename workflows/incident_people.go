@@ -13,10 +13,12 @@ import (
 
 // What people say to an incident, and what it tells them.
 
-// The bounds on what people write into an incident, which its history and its row carry along.
+// The bounds on what people write into an incident, and on how often they have a step walked again: every
+// notice and every record carries all of it, and a payload of Temporal has 2 MB at most.
 const (
-	noteLength = 4000 // bytes
-	notesKept  = 200
+	noteLength   = 1000 // bytes
+	notesKept    = 50
+	earlierWalks = 20
 )
 
 func (i *incident) checkAcknowledge(r contract.AcknowledgeRequest) error {
@@ -79,6 +81,8 @@ func (i *incident) checkRerun(r contract.RerunStepRequest) error {
 		return refuse("the incident is " + string(i.state.Phase) + ": its runbook has ended")
 	case i.done(r.Step) == nil:
 		return refuse(fmt.Sprintf("no step %q has been walked yet", r.Step))
+	case len(i.done(r.Step).Earlier) >= earlierWalks:
+		return refuse(fmt.Sprintf("%s has been walked again %d times already", r.Step, earlierWalks))
 	case slices.ContainsFunc(i.reruns, func(have contract.RerunStepRequest) bool { return have.Step == r.Step }):
 		return refuse(fmt.Sprintf("%s is about to be walked again already", r.Step))
 	}

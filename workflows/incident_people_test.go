@@ -482,3 +482,18 @@ func TestIncidentWhoseRollbackIsTerminated(t *testing.T) {
 	require.Empty(t, i.called)
 	require.False(t, temporal.IsCanceledError(i.GetWorkflowError()))
 }
+
+// What people add to an incident rides in every notice and record of it, so it is bounded.
+func TestIncidentBoundsWhatPeopleAdd(t *testing.T) {
+	i := newKeyIncident(t)
+	for n := range 60 {
+		at(i.TestWorkflowEnvironment, time.Minute+time.Duration(n)*100*time.Millisecond, func() {
+			i.say("signal", contract.RerunStep, contract.RerunStepRequest{Step: "T0", Who: "ada"})
+			i.say("signal", contract.Annotate, contract.AnnotateRequest{Who: "ada", Text: strings.Repeat("x", 1000)})
+		})
+	}
+	i.resolve(3 * time.Minute)
+	state := i.run(tuning)
+	require.Len(t, state.Steps[0].Earlier, 20)
+	require.Len(t, state.Notes, 50)
+}

@@ -39,10 +39,6 @@ type Proposal struct {
 // carries it out, at once or when a person has approved it.
 const ScoreCalls = "sampling"
 
-// Flagless reports whether the action sets no flag of its own, and so has no rollout: approved, it is handed
-// to the incident, which carries it out.
-func Flagless(action string) bool { return action == ScoreCalls || action == RollBack }
-
 // Wanted reports whether there is anything to do.
 func (p Proposal) Wanted() bool { return p.Action != "" && p.Mode != Never }
 
