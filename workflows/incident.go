@@ -127,7 +127,9 @@ func (i *incident) walk(ctx workflow.Context) error {
 			continue
 		case i.resolved && i.bulletin.ordered && !i.concluded:
 			i.conclude(ctx)
-			i.post(ctx, contract.NoticeReport)
+			if len(i.ahead) > 0 { // else it has been told of at T+30
+				i.post(ctx, contract.NoticeReport)
+			}
 			continue
 		case i.resolved: // only waits for its decisions
 		case len(i.reruns) > 0:
