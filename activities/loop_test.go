@@ -119,6 +119,20 @@ func (f *fakeTemporal) QueryWorkflow(ctx context.Context, id, _, _ string, _ ...
 	}
 }
 
+func TestAskRecalibration(t *testing.T) {
+	t.Parallel()
+	temporalClient := &fakeTemporal{}
+	l := &Loop{Client: temporalClient, Log: silent()}
+	request := contract.AskRecalibrationRequest{Tenant: "org_42", Tuning: tuning, Request: contract.RecalibrateRequest{Who: "incident/1", Reason: "claude-x has come"}}
+	require.NoError(t, l.AskRecalibration(t.Context(), request))
+	require.Equal(t, contract.CalibrationID("org_42")+" "+contract.Recalibrate, temporalClient.target)
+	require.Equal(t, request.Request, temporalClient.signal)
+	require.Equal(t, contract.Calibration, temporalClient.started.workflow)
+	require.Equal(t, contract.CalibrationInput{Tenant: "org_42", Tuning: tuning}, temporalClient.started.input)
+	temporalClient.err = errAway
+	require.ErrorIs(t, l.AskRecalibration(t.Context(), request), errAway)
+}
+
 var setFlag = contract.SetFlagRequest{Kind: routing.Route, Value: haiku.Model, Share: 0.5, Reason: "the act helps", Decision: "decision/1"}
 
 func TestSetKeyFlag(t *testing.T) {

@@ -16,6 +16,8 @@ import (
 // next question and never inside one.
 type Policy struct {
 	Set func() *policy.Set
+	// Rollback reports whether a service's deployments can be undone through a webhook; nil: none can.
+	Rollback func(service string) bool
 }
 
 // kinds and goals translate act.yaml's actions into orders for the gateways.
@@ -30,7 +32,7 @@ var (
 // ProposeAct asks act.yaml what to do about an incident.
 func (p *Policy) ProposeAct(_ context.Context, r contract.ActRequest) (contract.Proposal, error) {
 	set := p.Set()
-	proposal, err := set.Act(actFacts(r, set.Tradeoff()))
+	proposal, err := set.Act(p.actFacts(r, set.Tradeoff()))
 	if err != nil {
 		return contract.Proposal{}, badInput(fmt.Sprintf("act.yaml cannot be asked about %s: %v", r.Key, err), err)
 	}
@@ -52,7 +54,7 @@ func (p *Policy) ProposeAct(_ context.Context, r contract.ActRequest) (contract.
 }
 
 // actFacts are the incident as act.yaml sees it.
-func actFacts(r contract.ActRequest, t routing.Tradeoff) policy.ActFacts {
+func (p *Policy) actFacts(r contract.ActRequest, t routing.Tradeoff) policy.ActFacts {
 	tenant, f := t.Tenant(r.Key.Tenant), r.Finding.Facts
 	facts := policy.ActFacts{
 		Tenant: r.Key.Tenant, TenantClass: string(tenant.Class), RiskClass: string(tenant.Risk), Model: r.Key.Model,
@@ -78,9 +80,14 @@ func actFacts(r contract.ActRequest, t routing.Tradeoff) policy.ActFacts {
 			facts.CompletionDrop = true
 		}
 	}
-	if facts.DeploymentCorrelated && len(r.Changes.Deployments) > 0 {
-		previous := r.Changes.Deployments[0].Previous
-		facts.PreviousModel, facts.PreviousTemplate = previous["model"], previous["prompt_template_version"]
+	deployment := r.Deployment
+	if deployment == nil && len(r.Changes.Deployments) > 0 { // asked by a workflow that does not say which
+		deployment = &r.Changes.Deployments[0]
+	}
+	if facts.DeploymentCorrelated && deployment != nil {
+		facts.PreviousModel, facts.PreviousTemplate = deployment.Previous["model"], deployment.Previous["prompt_template_version"]
+		facts.DeployedService = deployment.Service
+		facts.RollbackAvailable = r.Deployment != nil && p.Rollback != nil && p.Rollback(deployment.Service)
 	}
 	return facts
 }

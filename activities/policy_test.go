@@ -165,6 +165,29 @@ func TestProposeAct(t *testing.T) {
 	}
 }
 
+func TestProposeActRollsBackThroughAWebhook(t *testing.T) {
+	t.Parallel()
+	deployed := &usage.Deployment{Service: "support-bot", Version: "v2", Previous: map[string]string{"model": "claude-2"}}
+	newer := usage.Deployment{Service: "unrelated"} // listed first, and too late to explain anything
+	r := contract.ActRequest{
+		Key: opus, Level: detect.Page, Step: runbook.T2, Steps: []runbook.Done{found(runbook.T0, runbook.CauseDeployment)},
+		Changes: contract.Changes{Deployments: []usage.Deployment{newer, *deployed}}, Deployment: deployed,
+	}
+	p := &Policy{Set: shippedSet(t), Rollback: RollbackHooks{{Service: "support-bot"}}.Has}
+	got, err := p.ProposeAct(t.Context(), r)
+	require.NoError(t, err)
+	require.Equal(t, contract.RollBack, got.Action)
+	require.Equal(t, "support-bot", got.Value)
+	require.Equal(t, contract.Ask, got.Mode)
+	require.Empty(t, got.Kind, "it sets no flag")
+
+	p.Rollback = RollbackHooks{{Service: "another"}}.Has
+	got, err = p.ProposeAct(t.Context(), r)
+	require.NoError(t, err)
+	require.Equal(t, "pin", got.Action, "a service without a webhook has its model pinned")
+	require.Equal(t, "claude-2", got.Value)
+}
+
 func TestProposeActIsFinalWhenThePolicyCannotAnswer(t *testing.T) {
 	t.Parallel()
 	set, err := policy.Compile(fstest.MapFS{"act.yaml": {Data: []byte(`

@@ -1,11 +1,14 @@
 package activities
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/runbook"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 // pageFormat is a statuspage.io summary.json with all that such a page says, but for its incidents,
@@ -39,6 +43,9 @@ const (
   ]`
 )
 
+// theAPI is what pageFormat says of components.
+var theAPI = []runbook.Component{{Name: "API", Status: "operational"}}
+
 // answering is a handler that answers with a status and a body.
 func answering(status int, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
@@ -59,24 +66,25 @@ func TestCheckProvider(t *testing.T) {
 	}{
 		"operational": {
 			page:    answering(200, operational),
-			want:    runbook.ProviderHealth{Indicator: "none", Description: "All Systems Operational", Link: "https://status.example.com"},
+			want:    runbook.ProviderHealth{Indicator: "none", Description: "All Systems Operational", Link: "https://status.example.com", Components: theAPI},
 			verdict: runbook.Clear,
 		},
 		"degraded, with an incident": {
 			page: answering(200, fmt.Sprintf(pageFormat, incidents, "major", "Partial System Outage")),
 			want: runbook.ProviderHealth{
 				Indicator: "major", Description: "Partial System Outage", Incident: "Elevated errors on all models", Link: "https://stspg.io/i2",
+				Components: theAPI, Unplaced: true,
 			},
 			verdict: runbook.Found,
 		},
 		"degraded, without one": {
 			page:    answering(200, fmt.Sprintf(pageFormat, noIncidents, "minor", "Minor Service Outage")),
-			want:    runbook.ProviderHealth{Indicator: "minor", Description: "Minor Service Outage", Link: "https://status.example.com"},
+			want:    runbook.ProviderHealth{Indicator: "minor", Description: "Minor Service Outage", Link: "https://status.example.com", Components: theAPI},
 			verdict: runbook.Found,
 		},
 		"an incident that nobody links to": {
 			page:    answering(200, fmt.Sprintf(pageFormat, `[{"name": "Errors"}]`, "critical", "Major System Outage")),
-			want:    runbook.ProviderHealth{Indicator: "critical", Description: "Major System Outage", Incident: "Errors", Link: "https://status.example.com"},
+			want:    runbook.ProviderHealth{Indicator: "critical", Description: "Major System Outage", Incident: "Errors", Link: "https://status.example.com", Components: theAPI, Unplaced: true},
 			verdict: runbook.Found,
 		},
 		"an error":                   {page: answering(500, operational), says: "answers 500 Internal Server Error", verdict: runbook.Unknown},
@@ -129,6 +137,105 @@ func TestCheckProvider(t *testing.T) {
 			require.Equal(t, tc.verdict, runbook.JudgeProvider(health).Status)
 		})
 	}
+}
+
+func TestCheckProviderReadsComponents(t *testing.T) {
+	t.Parallel()
+	const components = `{
+  "page": {"url": "https://status.example.com"},
+  "components": [
+    {"id": "g1", "name": "APIs", "status": "operational", "group": true, "group_id": null},
+    {"id": "g2", "name": "ChatGPT", "status": "major_outage", "group": true, "group_id": null},
+    {"id": "c1", "name": "Chat Completions", "status": "operational", "group": false, "group_id": "g1"},
+    {"id": "c2", "name": "Batch", "status": "operational", "group": false, "group_id": "g1"},
+    {"id": "c3", "name": "Login", "status": "major_outage", "group": false, "group_id": "g2"},
+    {"id": "c4", "name": "GPTs", "status": "operational", "group": false, "group_id": "g2"}
+  ],
+  "incidents": [
+    {"name": "Nobody can log in", "shortlink": "https://stspg.io/l", "components": [{"id": "c3", "name": "Login", "status": "major_outage", "group_id": "g2"}]}%s
+  ],
+  "status": {"indicator": "major", "description": "Partial System Outage"}
+}`
+	see := func(more string) runbook.ProviderHealth {
+		server := httptest.NewServer(answering(200, fmt.Sprintf(components, more)))
+		t.Cleanup(server.Close)
+		client := server.Client()
+		t.Cleanup(client.CloseIdleConnections)
+		h, err := (&Provider{Client: client, Pages: map[string]string{"openai": server.URL}, Of: provider}).CheckProvider(t.Context(), contract.EvidenceRequest{
+			Key: usage.Key{Tenant: "t", Model: "gpt-4o"}.OfExperiment("ab"),
+		})
+		require.NoError(t, err)
+		return h
+	}
+	h := see("")
+	require.Equal(t, []runbook.Component{
+		{Name: "Chat Completions", Group: "APIs", Status: "operational"}, {Name: "Batch", Group: "APIs", Status: "operational"},
+		{Name: "Login", Group: "ChatGPT", Status: "major_outage", Incident: "Nobody can log in"},
+	}, h.Components)
+	require.Equal(t, runbook.Clear, runbook.JudgeProvider(h).Status, "who cannot log in is not why calls fail")
+	require.Equal(t, "Nobody can log in", h.Incident)
+
+	h = see(`, {"name": "Slow answers", "shortlink": "https://stspg.io/s", "components": [{"id": "c1", "name": "Chat Completions", "group_id": "g1"}]}`)
+	require.Equal(t, "https://stspg.io/s", h.Link, "the incident that concerns calls is the one to look at")
+	require.Equal(t, runbook.Found, runbook.JudgeProvider(h).Status)
+	require.Contains(t, runbook.JudgeProvider(h).Text, "Slow answers")
+
+	require.Equal(t, runbook.Found, runbook.JudgeProvider(see(`, {"name": "Something is wrong", "components": []}`)).Status, "it may be the calls")
+}
+
+// Five hundred incidents of one provider are one look at its page, and those who come within the minute see
+// what it said.
+func TestCheckProviderDoesNotHammerAPage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int32
+		status := http.StatusOK
+		page := transport(func(r *http.Request) (*http.Response, error) {
+			reads.Add(1)
+			select {
+			case <-time.After(time.Second):
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			}
+			body := fmt.Sprintf(pageFormat, noIncidents, "none", "All Systems Operational")
+			return &http.Response{StatusCode: status, Status: http.StatusText(status), Request: r, Body: io.NopCloser(strings.NewReader(body))}, nil
+		})
+		p := &Provider{Client: &http.Client{Transport: page}, Pages: map[string]string{"anthropic": "http://status.example.com"}, Of: provider}
+		check := func(n int, indicator string) {
+			var all sync.WaitGroup
+			for range n {
+				all.Go(func() {
+					h, err := p.CheckProvider(t.Context(), contract.EvidenceRequest{Key: opus})
+					require.NoError(t, err)
+					require.Equal(t, indicator, h.Indicator)
+					require.Equal(t, "anthropic", h.Provider)
+				})
+			}
+			all.Wait()
+		}
+		check(500, "none")
+		require.EqualValues(t, 1, reads.Load())
+		time.Sleep(statusFresh - time.Second)
+		check(1, "none")
+		require.EqualValues(t, 1, reads.Load())
+		time.Sleep(time.Second)
+		status = http.StatusBadGateway
+		check(500, "")
+		require.EqualValues(t, 2, reads.Load(), "a page that cannot be read is not asked 500 times either")
+		time.Sleep(statusFailed)
+		status = http.StatusOK
+		check(1, "none")
+		require.EqualValues(t, 3, reads.Load(), "but sooner again")
+
+		// Whoever gives up is not held by those who read, and does not spoil the page for them.
+		gone, cancel := context.WithCancel(t.Context())
+		time.Sleep(2 * statusFresh)
+		cancel()
+		h, err := p.CheckProvider(gone, contract.EvidenceRequest{Key: opus})
+		require.NoError(t, err)
+		require.Empty(t, h.Indicator)
+		check(1, "none")
+	})
 }
 
 // provider is whose models these are.

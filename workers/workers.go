@@ -34,7 +34,7 @@ type Flags interface {
 	activities.FlagEpoch
 }
 
-// Options are what a worker stands on. All fields but the last four are required.
+// Options are what a worker stands on. All fields but the last five are required.
 type Options struct {
 	Client    client.Client
 	Namespace string // that the client speaks to
@@ -48,6 +48,7 @@ type Options struct {
 	SweepEvery  time.Duration     // between two ticks, and between two looks at a rollout; zero is five seconds
 	StatusPages map[string]string // provider → address of its statuspage.io summary.json; nil is StatusPages()
 	Router      activities.Router // of notices to people; nil: the log and the inbox alone
+	Rollbacks   activities.RollbackHooks
 }
 
 // StatusPages are the status pages of the providers that have a statuspage.io one.
@@ -102,7 +103,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("starting the worker: %w", err)
 	}
 	defer w.Stop()
-	if err := startSweeps(ctx, o); err != nil {
+	if err := errors.Join(startSweeps(ctx, o), scheduleCalibration(ctx, o)); err != nil {
 		return err
 	}
 	select {
@@ -129,7 +130,8 @@ func Register(r registry, o Options) {
 	loop := &activities.Loop{Client: o.Client, Log: o.Logger}
 	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery})
 	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Log: o.Logger, Poll: o.SweepEvery})
-	r.RegisterActivity(&activities.Policy{Set: o.Policies})
+	r.RegisterActivity(&activities.Policy{Set: o.Policies, Rollback: o.Rollbacks.Has})
+	r.RegisterActivity(&activities.Rollback{Client: &http.Client{}, Hooks: o.Rollbacks})
 	r.RegisterActivity(&activities.Routing{Flags: o.Flags, Log: o.Logger})
 	r.RegisterActivity(loop)
 	r.RegisterActivity(&activities.Provider{Client: &http.Client{}, Pages: pages, Of: func(model string) string {
@@ -147,6 +149,7 @@ func RegisterWorkflows(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Group)
 	r.RegisterWorkflow(workflows.Decision)
 	r.RegisterWorkflow(workflows.Autonomy)
+	r.RegisterWorkflow(workflows.Calibration)
 }
 
 // startSweeps starts the sweep of every shard, and tells one that runs already the tuning of now.

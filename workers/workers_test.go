@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -78,24 +79,29 @@ func registered(t *testing.T, o Options) *book {
 // would leave them waiting.
 func TestRegisterKeepsEveryName(t *testing.T) {
 	b := registered(t, Options{})
-	require.ElementsMatch(t, []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Decision, contract.Autonomy}, b.workflows)
+	require.ElementsMatch(t, []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Decision, contract.Autonomy, contract.Calibration}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
 		"FindChanges", "CompareCompletion", "PlanRollout", "AwaitRollout", "WriteReport", "RecordIncident", "RecordDecision",
 		"ProposeAct",
 		"ApplyFlag", "ReleaseFlag", "RenewFlags",
-		"SetKeyFlag", "AskTrust", "TellTrust",
+		"SetKeyFlag", "AskTrust", "TellTrust", "AskRecalibration",
+		"CallRollback",
 		"CheckProvider",
 		"Post",
 	})
 }
 
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
-	b := registered(t, Options{SweepEvery: time.Second, Router: router{}})
-	require.Len(t, b.structs, 7)
+	hooks := activities.RollbackHooks{{Service: "support-bot"}}
+	b := registered(t, Options{SweepEvery: time.Second, Router: router{}, Rollbacks: hooks})
+	require.Len(t, b.structs, 8)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
 		for field, value := range fields.Fields() {
+			if !field.IsExported() {
+				continue
+			}
 			require.False(t, value.IsZero(), "%T.%s is not set", s, field.Name)
 		}
 		switch s := s.(type) {
@@ -103,6 +109,11 @@ func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 			require.Equal(t, time.Second, s.Every)
 		case *activities.Telemetry:
 			require.Equal(t, time.Second, s.Poll)
+		case *activities.Rollback:
+			require.Equal(t, hooks, s.Hooks)
+		case *activities.Policy:
+			require.True(t, s.Rollback("support-bot"))
+			require.False(t, s.Rollback("another"))
 		case *activities.Notify:
 			require.Equal(t, router{}, s.Router)
 			require.Equal(t, silent(), s.Log, "the log is always told")
@@ -137,6 +148,8 @@ type fakeClient struct {
 	started  map[string]contract.SweepInput
 	told     map[string]contract.RetuneMessage
 	startErr map[string]error
+
+	schedules *fakeSchedules
 }
 
 func (f *fakeClient) OperatorService() operatorservice.OperatorServiceClient { return f }
@@ -174,6 +187,62 @@ func (f *fakeClient) SignalWithStartWorkflow(_ context.Context, id, signal strin
 	}
 	f.told[id], f.started[id] = arg.(contract.RetuneMessage), args[0].(contract.SweepInput)
 	return nil, nil
+}
+
+// fakeSchedules keep one schedule.
+type fakeSchedules struct {
+	client.ScheduleClient
+	client.ScheduleHandle
+	kept      *client.ScheduleOptions
+	createErr error
+	updated   client.ScheduleAction
+}
+
+func (f *fakeClient) ScheduleClient() client.ScheduleClient { return f.schedules }
+
+func (f *fakeSchedules) Create(_ context.Context, o client.ScheduleOptions) (client.ScheduleHandle, error) {
+	if f.createErr != nil {
+		return nil, f.createErr
+	}
+	if f.kept != nil {
+		return nil, temporal.ErrScheduleAlreadyRunning
+	}
+	f.kept = &o
+	return f, nil
+}
+
+func (f *fakeSchedules) GetHandle(_ context.Context, id string) client.ScheduleHandle {
+	if id != f.kept.ID {
+		return nil
+	}
+	return f
+}
+
+func (f *fakeSchedules) Update(_ context.Context, o client.ScheduleUpdateOptions) error {
+	update, err := o.DoUpdate(client.ScheduleUpdateInput{Description: client.ScheduleDescription{Schedule: client.Schedule{Action: f.kept.Action}}})
+	if err == nil {
+		f.updated = update.Schedule.Action
+	}
+	return err
+}
+
+func TestScheduleCalibration(t *testing.T) {
+	schedules := &fakeSchedules{}
+	o := Options{Client: &fakeClient{schedules: schedules}, Tuning: contract.NewTuning(1)}
+	require.NoError(t, scheduleCalibration(t.Context(), o))
+	require.Equal(t, contract.CalibrationSchedule, schedules.kept.ID)
+	require.Equal(t, enums.SCHEDULE_OVERLAP_POLICY_SKIP, schedules.kept.Overlap)
+	action := schedules.kept.Action.(*client.ScheduleWorkflowAction)
+	require.Equal(t, contract.CalibrationID(""), action.ID)
+	require.Equal(t, contract.Calibration, action.Workflow)
+	require.Equal(t, []any{contract.CalibrationInput{Tuning: o.Tuning}}, action.Args)
+
+	o.Tuning = contract.NewTuning(0.1)
+	require.NoError(t, scheduleCalibration(t.Context(), o), "one that is there goes on")
+	require.Equal(t, []any{contract.CalibrationInput{Tuning: o.Tuning}}, schedules.updated.(*client.ScheduleWorkflowAction).Args, "with the tuning of now")
+
+	schedules.createErr = errAway
+	require.ErrorIs(t, scheduleCalibration(t.Context(), o), errAway)
 }
 
 // all are every attribute that a namespace has to know.

@@ -34,6 +34,8 @@ type decision struct {
 	visible   attributes
 	journal   journal
 	bulletin  bulletin
+	mute      *contract.Mute
+	asked     bool            // people have been told of the question
 	news      workflow.Future // of the last move, to the incident
 	withdrawn *contract.WithdrawMessage
 	recall    workflow.CancelFunc // calls off the watch under way, to look at what has changed
@@ -55,7 +57,7 @@ func newDecision(ctx workflow.Context, in contract.DecisionInput) (*decision, er
 	d := &decision{in: in, state: contract.DecisionState{
 		ID: workflow.GetInfo(ctx).WorkflowExecution.ID, Input: in, Status: contract.Proposed,
 		Reason: in.Proposal.Reason, Opened: now, ChangedAt: now, Effect: contract.Unproven,
-	}}
+	}, mute: in.Mute}
 	return d, d.listen(ctx)
 }
 
@@ -93,10 +95,45 @@ func (d *decision) listen(ctx workflow.Context) error {
 		}
 		return nil
 	})
+	twins(ctx, contract.AlertChanged, func(ctx workflow.Context, m contract.AlertChangedMessage) error {
+		if m.Change == contract.Muted {
+			d.setMute(ctx, m.Mute)
+		}
+		return nil
+	})
 	d.journal.open(ctx, func(ctx workflow.Context) error {
 		return workflow.ExecuteActivity(doing(ctx, "record the decision as "+string(d.state.Status)), telemetry.RecordDecision, d.state).Get(ctx, nil)
 	})
+	d.bulletin.open(ctx, d.fill)
 	return nil
+}
+
+// setMute hears that the key is muted, or is not any more. A question that nobody was told of is put when it is
+// not; a decision knows when its mute ends by its incident.
+func (d *decision) setMute(ctx workflow.Context, m *contract.Mute) {
+	if d.mute = m; !d.asked && d.state.Status == contract.AwaitingApproval && d.state.Verdict == nil {
+		d.tell(ctx, contract.NoticeQuestion, "")
+	}
+}
+
+// tell tells people of the decision, unless they have muted its key. An empty text is all of it.
+func (d *decision) tell(ctx workflow.Context, kind contract.NoticeKind, text string) {
+	if d.mute.On(workflow.Now(ctx)) {
+		return
+	}
+	d.asked = d.asked || kind == contract.NoticeQuestion
+	d.bulletin.post(ctx, contract.Notice{Kind: kind, Text: text})
+}
+
+// fill completes a notice with the decision as it is now.
+func (d *decision) fill(n *contract.Notice) {
+	level := d.in.Finding.Verdict.Level
+	state := d.state
+	n.ID, n.Incident, n.Key, n.Level, n.Opened, n.Decision = d.state.ID, d.in.Incident, d.in.Key, level, d.in.Opened, &state
+	n.Audience, n.Title = contract.AudienceOf(d.in.Key, level), decisionTitle(d.state)
+	if n.Text == "" {
+		n.Text = decisionDetails(d.state)
+	}
 }
 
 // forPeople reports whether a person decides, or has decided. Only what acts by itself is frozen: whoever
@@ -114,7 +151,10 @@ func (d *decision) lookUp() {
 
 func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 	d.move(ctx, contract.Proposed, d.in.Proposal.Reason)
-	err := d.plan(ctx)
+	var err error
+	if d.in.Proposal.Action != contract.RollBack { // which has no shares to plan
+		err = d.plan(ctx)
+	}
 	if err == nil {
 		err = d.permit(ctx)
 	}
@@ -124,6 +164,8 @@ func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 		d.move(ctx, contract.Withdrawn, d.withdrawn.Reason)
 	case d.in.Proposal.Action == contract.ScoreCalls:
 		d.move(ctx, contract.Approved, d.leave()+"; the incident has every call scored")
+	case d.in.Proposal.Action == contract.RollBack:
+		d.move(ctx, contract.Approved, d.leave()+"; the incident calls the webhook of "+d.in.Proposal.Value)
 	default:
 		err = d.rollOut(ctx)
 	}
@@ -172,7 +214,7 @@ func (d *decision) permit(ctx workflow.Context) error {
 	why := d.in.Proposal.Reason
 	if d.in.Proposal.Mode == contract.Auto {
 		switch {
-		case !d.state.Plan.Plan.Provable:
+		case !d.state.Plan.Plan.Provable && d.in.Proposal.Action != contract.RollBack:
 			why = "no automatic act: " + d.state.Plan.Plan.Reason
 		default:
 			granted, reason, err := d.askTrust(ctx)
@@ -210,10 +252,7 @@ func (d *decision) ask(ctx workflow.Context, why string) error {
 	}
 	d.state.ExpiresAt = workflow.Now(ctx).Add(expiry)
 	d.move(ctx, contract.AwaitingApproval, why)
-	d.bulletin.post(ctx, contract.Notice{
-		Kind: contract.NoticeQuestion, ID: d.state.ID, Key: d.in.Key, Level: d.in.Finding.Verdict.Level, At: workflow.Now(ctx),
-		Title: decisionTitle(d.state), Text: decisionDetails(d.state),
-	})
+	d.tell(ctx, contract.NoticeQuestion, "")
 	left := d.state.ExpiresAt.Sub(workflow.Now(ctx))
 	answered, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
 		Timeout: max(left, time.Millisecond), TimerOptions: workflow.TimerOptions{Summary: "the question expires"},
@@ -231,6 +270,11 @@ func (d *decision) ask(ctx workflow.Context, why string) error {
 	default:
 		d.move(ctx, contract.Expired, fmt.Sprintf("nobody answered within %s", expiry))
 	}
+	answer := d.state.Reason
+	if v := d.state.Verdict; v != nil && v.Verdict == contract.Approve {
+		answer = d.leave()
+	}
+	d.tell(ctx, contract.NoticeDecided, sentence(answer))
 	return nil
 }
 
@@ -300,7 +344,14 @@ func (d *decision) apply(ctx workflow.Context, share float64, reason string) err
 	d.state.Rollout.Since = now
 	d.state.Share = share
 	d.move(ctx, d.phase(), reason)
+	d.acted(ctx)
 	return nil
+}
+
+// acted tells what the flag now does.
+func (d *decision) acted(ctx workflow.Context) {
+	p := d.in.Proposal
+	d.tell(ctx, contract.NoticeActed, fmt.Sprintf("%s%s: %s", headline(p.Action, p.Value), atShare(d.state.Share), stopped(d.state.Reason)))
 }
 
 // phase is the status that the rollout's phase means.
@@ -389,6 +440,7 @@ func (d *decision) takeOff(ctx workflow.Context, status contract.Status, reason 
 		d.state.Effect = contract.Proven
 	}
 	d.move(ctx, status, reason)
+	d.acted(ctx)
 	return nil
 }
 

@@ -66,6 +66,7 @@ type keyDecision struct {
 	outcomes []string
 	asked    int
 	posted   []contract.Notice
+	reached  bool // the channel is there
 	recorded []contract.DecisionState
 	heard    sync.Mutex
 	moves    int // that the incident has heard of
@@ -96,6 +97,9 @@ func newKeyDecision(t *testing.T, mode contract.Mode) *keyDecision {
 	})
 	d.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) (contract.PostResult, error) {
 		d.posted = append(d.posted, n)
+		if d.reached {
+			return contract.PostResult{}, nil
+		}
 		return contract.PostResult{}, errors.New("the channel is away")
 	})
 	d.OnActivity(loops.AskTrust, anyArgs()...).Return(func(context.Context, contract.TrustRequest) (contract.TrustAnswer, error) {
@@ -193,7 +197,9 @@ func TestDecisionByTrust(t *testing.T) {
 	state := d.run()
 	require.NoError(t, d.GetWorkflowError())
 	require.Equal(t, contract.Released, state.Status)
-	require.Empty(t, d.posted)
+	for _, n := range d.posted {
+		require.Equal(t, contract.NoticeActed, n.Kind, "nobody is asked")
+	}
 	require.Empty(t, d.outcomes, "only what people approved counts towards trust")
 	require.NotContains(t, statuses(state), contract.AwaitingApproval)
 }
@@ -470,4 +476,79 @@ func statuses(s contract.DecisionState) []contract.Status {
 		all = append(all, h.Status)
 	}
 	return all
+}
+
+func TestDecisionTellsPeople(t *testing.T) {
+	d := newKeyDecision(t, contract.Ask)
+	d.in.Opened, d.reached = start, true
+	d.acts = []act{up, ended(routing.Released)}
+	d.answer(time.Minute, contract.DecideRequest{Verdict: contract.Approve, Who: "ada", Reason: "agreed"})
+	d.run()
+	var told []string
+	for n, notice := range d.posted {
+		told = append(told, string(notice.Kind))
+		require.Equal(t, n+1, notice.Seq)
+		require.Equal(t, incidentID, notice.Incident)
+		require.Equal(t, contract.OnCall, notice.Audience)
+		require.True(t, start.Equal(notice.Opened))
+		require.NotNil(t, notice.Decision)
+	}
+	require.Equal(t, []string{"question", "decided", "acted", "acted", "acted"}, told)
+	require.Equal(t, "Approved by ada: agreed.", d.posted[1].Text)
+	require.Contains(t, d.posted[2].Text, "at 10 %")
+}
+
+func TestDecisionMutedAsksWhenTheMuteEnds(t *testing.T) {
+	for name, c := range map[string]struct {
+		unmute time.Duration // zero: the mute lasts
+		want   []string
+	}{
+		"while it waits": {time.Minute, []string{"question", "decided"}},
+		"not at all":     {0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newKeyDecision(t, contract.Ask)
+			d.reached = true
+			d.in.Mute = &contract.Mute{Who: "ada", At: start, Until: start.Add(time.Hour)}
+			if c.unmute > 0 {
+				at(d.TestWorkflowEnvironment, 2*c.unmute, func() { // muted again, and not any more: it has been asked
+					d.SignalWorkflow(contract.AlertChanged, contract.AlertChangedMessage{Change: contract.Muted, Mute: &contract.Mute{Until: start.Add(time.Hour)}})
+					d.SignalWorkflow(contract.AlertChanged, contract.AlertChangedMessage{Change: contract.Muted})
+				})
+				at(d.TestWorkflowEnvironment, c.unmute, func() {
+					d.SignalWorkflow(contract.AlertChanged, contract.AlertChangedMessage{Change: contract.Muted})
+				})
+			}
+			d.answer(5*time.Minute, contract.DecideRequest{Verdict: contract.Deny, Who: "ada"})
+			state := d.run()
+			require.Equal(t, contract.Denied, state.Status, "it can be answered all the same")
+			var told []string
+			for _, n := range d.posted {
+				told = append(told, string(n.Kind))
+			}
+			require.Equal(t, c.want, told)
+		})
+	}
+}
+
+func TestDecisionToRollBackIsHandedOver(t *testing.T) {
+	for _, mode := range []contract.Mode{contract.Ask, contract.Auto} {
+		t.Run(string(mode), func(t *testing.T) {
+			d := newKeyDecision(t, mode)
+			d.planErr = errors.New("there is nothing to plan")
+			d.granted = true
+			d.in.Proposal.Action, d.in.Proposal.Kind, d.in.Proposal.Value = contract.RollBack, "", "support-bot"
+			if mode == contract.Ask {
+				d.answer(time.Minute, contract.DecideRequest{Verdict: contract.Approve, Who: "ada"})
+			}
+			state := d.run()
+			require.NoError(t, d.GetWorkflowError())
+			require.Equal(t, contract.Approved, state.Status)
+			require.Contains(t, state.Reason, "the incident calls the webhook of support-bot")
+			require.Empty(t, d.shares, "it sets no flag")
+			if mode == contract.Ask {
+				require.Equal(t, []string{contract.OutcomeApproved}, d.outcomes, "it earns trust as any other")
+			}
+		})
+	}
 }

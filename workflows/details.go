@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -66,8 +67,11 @@ func words[S ~string](status S) string { return strings.ReplaceAll(string(status
 
 // headline names an act: "downgrade to claude-3-sonnet".
 func headline(action, value string) string {
-	if value == "" {
+	switch {
+	case value == "":
 		return words(action)
+	case action == contract.RollBack:
+		return words(action) + " of " + value
 	}
 	return words(action) + " to " + value
 }
@@ -186,13 +190,18 @@ func incidentDetails(s contract.IncidentState) string {
 	if s.Phase != contract.IncidentOpen {
 		t.line("\n%s", sentence(s.Reason))
 	}
+	if m := s.Mute; m != nil {
+		t.line("\n**Muted** by %s until %s UTC: %s Nobody is told of it until then; everything else goes on.", m.Who, m.Until.UTC().Format(time.DateTime), stopped(m.Reason))
+	}
 	incidentQuestion(&t, s)
+	incidentLeft(&t, s)
 	t.section("What happened")
 	t.line("%s (rule `%s`)", s.Input.Finding.Verdict.Reason, s.Input.Finding.Verdict.Rule)
 	t.figures(s.Finding.Facts)
 	if s.Silent {
 		t.line("\n**Its telemetry has gone silent**: nothing can be said of it now. Is it still arriving?")
 	}
+	incidentPrevious(&t, s.Previous)
 	incidentChecks(&t, s)
 	t.section("What was decided")
 	if len(s.Decisions) == 0 {
@@ -201,8 +210,20 @@ func incidentDetails(s contract.IncidentState) string {
 	for _, d := range s.Decisions {
 		t.line("- %s: **%s**%s, %s `%s`", headline(d.Action, d.Value), words(d.Status), atShare(d.Share), stopped(d.Reason), d.ID)
 	}
+	for _, r := range s.Evidence.Rollbacks {
+		t.line("- %s %s", clock(r.At), sentence(r.Text()))
+	}
+	if s.Recalibration != "" {
+		t.line("- Baselines are computed anew, since another model has come to serve the key: `%s`", s.Recalibration)
+	}
 	if s.Advice != "" {
 		t.line("\nThe policy proposes nothing now: %s", stopped(s.Advice))
+	}
+	if len(s.Notes) > 0 {
+		t.section("What people noted")
+	}
+	for _, n := range s.Notes {
+		t.line("- %s %s: %s", clock(n.At), n.Who, strings.Join(strings.Fields(n.Text), " "))
 	}
 	if s.Phase != contract.IncidentClosed {
 		incidentNext(&t, s)
@@ -224,6 +245,32 @@ func incidentQuestion(t *text, s contract.IncidentState) {
 	}
 }
 
+// incidentLeft says what is left to people.
+func incidentLeft(t *text, s contract.IncidentState) {
+	for _, d := range s.Steps {
+		if d.Open() && s.Phase != contract.IncidentClosed {
+			t.section("It is left to you")
+			t.line("%s: %s Take the incident on (see below) or skip %s to say that this is seen to.", d.Step.Name, sentence(d.Needs), d.Step.Name)
+		}
+	}
+}
+
+// incidentPrevious tells what the key's last incident taught.
+func incidentPrevious(t *text, p *contract.PastIncident) {
+	if p == nil {
+		return
+	}
+	t.section("The one before")
+	cause := "Its cause stayed unclear."
+	if p.Cause != "" {
+		cause = "Its cause was " + words(p.Cause) + "."
+	}
+	t.line("Opened %s UTC. %s %s `%s`", p.Opened.UTC().Format(time.DateTime), cause, sentence(p.Reason), p.ID)
+	if p.Query != "" {
+		t.line("This query showed it:\n\n```sql\n%s\n```", p.Query)
+	}
+}
+
 // incidentChecks tells what the runbook's steps saw.
 func incidentChecks(t *text, s contract.IncidentState) {
 	t.section("What was checked")
@@ -232,9 +279,21 @@ func incidentChecks(t *text, s contract.IncidentState) {
 	}
 	for _, d := range s.Steps {
 		t.line("- **%s** %s, %s: %s", d.Step.Name, clock(d.At), d.Verdict.Status, d.Verdict.Text)
+		if d.Why != "" {
+			t.line("  - %s", d.Why)
+		}
+		if d.Settled != "" {
+			t.line("  - to be done: %s (%s)", d.Needs, d.Settled)
+		}
+		for _, e := range d.Earlier {
+			t.line("  - before, at %s, %s: %s", clock(e.At), e.Verdict.Status, e.Verdict.Text)
+		}
 	}
-	for _, w := range s.Evidence.Completion.Worst {
-		t.line("- worst trace `%s`", w)
+	if text := attributed(s.Evidence); text != "" {
+		t.line("- %s", sentence(text))
+	}
+	for _, w := range s.Evidence.Completion.Lines() {
+		t.line("- worst trace %s", w)
 	}
 	if h := s.Evidence.Provider; h.Link != "" {
 		t.line("- [status page of %s](%s)", h.Provider, h.Link)
@@ -262,16 +321,16 @@ func incidentNext(t *text, s contract.IncidentState) {
 	t.code(`temporal workflow update execute -w '%s' --name acknowledge --input '{"who":"you"}'`, s.ID)
 }
 
-// rollback says what to go back to, as far as the newest deployment tells when one is the cause.
-func rollback(cause string, deployments []usage.Deployment) string {
-	if cause != runbook.CauseDeployment || len(deployments) == 0 {
+// rollback says what to go back to, as far as the deployment tells when one is the cause.
+func rollback(cause string, d *usage.Deployment) string {
+	if cause != runbook.CauseDeployment || d == nil {
 		return "roll it back or pin what was there before"
 	}
 	text := "roll it back"
-	if model := deployments[0].Previous["model"]; model != "" {
+	if model := d.Previous["model"]; model != "" {
 		text += ", to the model " + model
 	}
-	if template := deployments[0].Previous["prompt_template_version"]; template != "" {
+	if template := d.Previous["prompt_template_version"]; template != "" {
 		text += ", to the prompt template " + template
 	}
 	return text
@@ -310,7 +369,11 @@ func decisionDetails(s contract.DecisionState) string {
 	t.line("\nIt answers: %s (rule `%s`)", f.Verdict.Reason, f.Verdict.Rule)
 	t.figures(f.Facts)
 	t.line("\nThe whole story: `%s`.", s.Input.Incident)
-	if p.Action != contract.ScoreCalls {
+	switch p.Action {
+	case contract.ScoreCalls:
+	case contract.RollBack:
+		rollbackDetails(&t, p)
+	default:
 		rolloutDetails(&t, s)
 	}
 	t.section("So far")
@@ -322,6 +385,15 @@ func decisionDetails(s contract.DecisionState) string {
 		t.code("temporal workflow cancel -w '%s'", s.ID)
 	}
 	return t.String()
+}
+
+// rollbackDetails says what an approval sets going.
+func rollbackDetails(t *text, p contract.Proposal) {
+	t.section("How it is carried out")
+	t.line("The incident calls the webhook of %s, signed, until it answers: its own deployment system does the rest. No flag is set, and nothing of it is undone when the incident ends: **the way back is another deployment**.", p.Value)
+	if d := p.Deployment; d != nil {
+		t.line("\nTo be taken back: version %s, deployed at %s by %s.", d.Version, clock(d.Timestamp), cmp.Or(d.By, "someone"))
+	}
 }
 
 // rolloutDetails says how the act is rolled out and what the arms show.
@@ -388,5 +460,26 @@ func autonomyDetails(s contract.AutonomyState) string {
 		t.line("| %s | %s | %d | %s | %d |", words(action), c.Rule, c.Approved, alone, c.Granted)
 	}
 	t.line("\nA denial, a revert, or a change of the rule that fires starts the count again.")
+	return t.String()
+}
+
+func calibrationDetails(s contract.CalibrationState) string {
+	var t text
+	whose := "all tenants"
+	if s.Tenant != "" {
+		whose = "**" + s.Tenant + "**"
+	}
+	t.line("Computes the baselines of %s anew: once as it starts, and once more for whoever asks while it runs.", whose)
+	if s.Runs == 0 {
+		t.line("\nThe first run is under way.")
+	} else {
+		t.line("\nRuns so far: %d. The last one ended at %s UTC and stored %d baselines.", s.Runs, s.At.UTC().Format(time.DateTime), s.Baselines)
+	}
+	if s.Why != "" {
+		t.line("\nAsked for: %s", stopped(byWhom(s.Why, s.Who, "")))
+	}
+	if s.Failed != "" {
+		t.line("\n**The last run failed**: %s", stopped(s.Failed))
+	}
 	return t.String()
 }

@@ -38,6 +38,8 @@ func TestDetails(t *testing.T) {
 			s.Phase, s.Reason = contract.IncidentClosing, "resolved by ada: a load test"
 		})),
 		"incident_closed":   incidentDetails(incidentState(closes)),
+		"incident_left":     incidentDetails(incidentState(isLeft)),
+		"incident_webhook":  incidentDetails(incidentState(rolledBack)),
 		"decision_proposed": decisionDetails(decisionState(func(s *contract.DecisionState) { s.Plan = contract.RolloutPlan{} })),
 		"decision_asks":     decisionDetails(decisionState(asksFor(5))),
 		"decision_thin":     decisionDetails(decisionState(asksFor(0.01))),
@@ -49,7 +51,14 @@ func TestDetails(t *testing.T) {
 			p.Action, p.Kind, p.Value, p.Approvers = contract.ScoreCalls, routing.Sampling, "", nil
 			asksFor(5)(s)
 		})),
-		"autonomy_begins": autonomyDetails(contract.AutonomyState{Tenant: "org_42"}),
+		"decision_rollback": decisionDetails(decisionState(func(s *contract.DecisionState) {
+			d := ragDeployed
+			s.Input.Proposal.Action, s.Input.Proposal.Kind, s.Input.Proposal.Value, s.Input.Proposal.Deployment = contract.RollBack, "", d.Service, &d
+			s.Status, s.ExpiresAt = contract.AwaitingApproval, three.Add(2*time.Hour)
+		})),
+		"calibration_begins": calibrationDetails(contract.CalibrationState{Why: "it was started"}),
+		"calibration_failed": calibrationDetails(contract.CalibrationState{Tenant: "org_42", Runs: 3, Baselines: 12, At: three, Why: "once more", Who: "ada", Failed: "ClickHouse is away"}),
+		"autonomy_begins":    autonomyDetails(contract.AutonomyState{Tenant: "org_42"}),
 		"autonomy_earned": autonomyDetails(contract.AutonomyState{Tenant: "org_42", Classes: map[string]contract.Trust{
 			"upgrade": {Rule: "page-severe-quality", Approved: 3}, "downgrade": {Rule: "page-cost-and-quality", Approved: 12, Granted: 2},
 			"hard_stop": {Rule: "runaway"},
@@ -67,7 +76,7 @@ func TestDetails(t *testing.T) {
 	}
 	entries, err := os.ReadDir("testdata/details")
 	require.NoError(t, err)
-	require.Len(t, entries, 22, "a golden file that nothing is compared with")
+	require.Len(t, entries, 27, "a golden file that nothing is compared with")
 }
 
 // The titles head the notices, where there is one line.
@@ -164,9 +173,35 @@ func templateDeployed(s *contract.IncidentState) {
 		Previous: map[string]string{"prompt_template_version": "rag-v3.2"},
 	}}
 	walked(s, runbook.JudgeChange(shipped, nil, three),
-		runbook.Verdict{Status: runbook.Found, Cause: runbook.CauseDeployment, Text: "a change explains it: " + rollback(runbook.CauseDeployment, shipped)})
+		runbook.Verdict{Status: runbook.Found, Cause: runbook.CauseDeployment, Text: "a change explains it: " + rollback(runbook.CauseDeployment, &shipped[0])})
 	s.Advice = "a deployment changed the prompt template just before: roll it back to rag-v3.2 by hand, which no flag can do"
 	s.Acknowledged = &contract.Acknowledgement{Who: "ann", Note: "rolling it back", At: three.Add(3 * time.Minute)}
+}
+
+// ragDeployed is a deployment just before the night's incident.
+var ragDeployed = usage.Deployment{ID: "d-9", Service: "support-bot", Version: "8f2c1d", By: "ann", Timestamp: three.Add(-time.Minute)}
+
+// isLeft is an incident whose cause only people can undo, muted, with notes and an earlier one.
+func isLeft(s *contract.IncidentState) {
+	templateDeployed(s)
+	s.Acknowledged = nil
+	s.Steps[1].Needs = "roll it back, to the prompt template rag-v3.2"
+	s.Steps[0] = runbook.Again(s.Steps[0], runbook.Done{Step: s.Steps[0].Step, At: three.Add(time.Minute), Verdict: s.Steps[0].Verdict, Why: "walked again by bob: the deployment was told of late"})
+	s.Steps[0].Earlier[0].Verdict = runbook.JudgeChange(nil, nil, three)
+	s.Mute = &contract.Mute{Who: "ada", Reason: "a load test", At: three, Until: three.Add(time.Hour)}
+	s.Notes = []contract.Note{{Who: "ada", Text: "the launch\nis today", At: three.Add(2 * time.Minute)}}
+	s.Previous = &contract.PastIncident{ID: contract.IncidentID(opus, three.Add(-48*time.Hour)), Opened: three.Add(-48 * time.Hour), Cause: runbook.CauseSpike, Reason: "resolved by bob: a loop in the agent", Query: "SELECT 1"}
+}
+
+// rolledBack is one whose deployment a webhook was asked to undo, twice.
+func rolledBack(s *contract.IncidentState) {
+	walked(s, runbook.JudgeChange([]usage.Deployment{ragDeployed}, nil, three))
+	s.Decisions = []contract.DecisionSummary{{ID: contract.DecisionID(nightly, contract.RollBack, 1), Action: contract.RollBack, Value: "support-bot", Status: contract.Approved, Reason: "approved by ada"}}
+	s.Evidence.Rollbacks = []contract.RollbackResult{
+		{Service: "support-bot", Version: "8f2c1d", Failed: "it answered 401 Unauthorized: wrong signature", At: three.Add(3 * time.Minute)},
+		{Service: "support-bot", Version: "8f2c1d", Status: 202, Body: "queued as job 7", At: three.Add(4 * time.Minute)},
+	}
+	s.Recalibration = contract.CalibrationID("org_42")
 }
 
 func recovers(s *contract.IncidentState) {

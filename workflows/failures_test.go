@@ -75,7 +75,7 @@ func TestIncidentClosesWithoutItsReportAndRecord(t *testing.T) {
 	state := i.run(tuning)
 	require.NoError(t, i.GetWorkflowError())
 	require.Empty(t, state.Report)
-	require.Equal(t, []contract.NoticeKind{contract.NoticeOpened, contract.NoticeClosed}, i.posted)
+	require.Equal(t, []contract.NoticeKind{contract.NoticeOpened, contract.NoticeStep, contract.NoticeStep, contract.NoticeClosed}, i.told())
 }
 
 func TestIncidentThatCannotRaiseSamplingSaysSo(t *testing.T) {

@@ -84,18 +84,12 @@ func (g *group) acknowledge(ctx workflow.Context, r contract.AcknowledgeRequest)
 	return g.state.Shown(), nil
 }
 
-// The bounds on what people write down: of one remark in bytes, and of them all.
-const (
-	noteLimit = 4000
-	notesKept = 100
-)
-
 func (g *group) checkAnnotate(r contract.AnnotateRequest) error {
 	switch {
 	case r.Text == "":
 		return invalid("say what is to be written down (text)")
-	case len(r.Text) > noteLimit:
-		return invalid(fmt.Sprintf("the text has %d bytes: want %d at most", len(r.Text), noteLimit))
+	case len(r.Text) > noteLength:
+		return invalid(fmt.Sprintf("the text has %d bytes: want %d at most", len(r.Text), noteLength))
 	case len(g.state.Notes) >= notesKept:
 		return refuse(fmt.Sprintf("%d remarks are enough for one incident", notesKept))
 	}

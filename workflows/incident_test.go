@@ -30,27 +30,36 @@ type keyIncident struct {
 	away       error // of everything that evidence comes from
 	propose    func(r contract.ActRequest) contract.Proposal
 
-	checked  []string
-	asked    []contract.ActRequest
-	posted   []contract.NoticeKind
-	started  []contract.DecisionInput
-	withdraw []contract.WithdrawMessage
-	frozen   []contract.FreezeMessage
-	orders   []contract.SetKeyFlagRequest
-	recorded []contract.IncidentState
-	ended    []contract.IncidentEndedMessage
-	end      contract.Status // with which the next decision ends once it is withdrawn or told to
-	fail     bool            // it ends without a verdict, as if terminated
-	lastAct  time.Time       // on the key, of an earlier incident
+	checked      []string
+	asked        []contract.ActRequest
+	posted       []contract.Notice
+	called       []contract.RollbackRequest
+	recalibrated []contract.AskRecalibrationRequest
+	started      []contract.DecisionInput
+	withdraw     []contract.WithdrawMessage
+	frozen       []contract.FreezeMessage
+	orders       []contract.SetKeyFlagRequest
+	recorded     []contract.IncidentState
+	ended        []contract.IncidentEndedMessage
+	end          contract.Status // with which the next decision ends once it is withdrawn or told to
+	fail         bool            // it ends without a verdict, as if terminated
+	lastAct      time.Time       // on the key, of an earlier incident
+	past         *contract.PastIncident
+	mute         *contract.Mute
+	key          usage.Key
+	level        detect.Level
 
 	// With what these fail: asking the policy, orders of flags, the report, the record, telling the loop.
 	actErr, reportErr, recordErr, loopErr error
 	orderErr                              func(r contract.SetKeyFlagRequest) error
+	postErr                               func(n contract.Notice) error
+	callErr                               func(r contract.RollbackRequest) (contract.RollbackResult, error)
+	said                                  int
 }
 
 func newKeyIncident(t *testing.T) *keyIncident {
 	i := &keyIncident{
-		t: t, health: runbook.ProviderHealth{Provider: "anthropic", Indicator: "none", Description: "All Systems Operational"},
+		t: t, key: key, level: detect.Page, health: runbook.ProviderHealth{Provider: "anthropic", Indicator: "none", Description: "All Systems Operational"},
 		completion: runbook.Completion{Now: 0.5, Before: 0.5, Calls: 900, Worst: []string{"trace-1"}}, end: contract.Withdrawn,
 	}
 	i.TestWorkflowEnvironment = newEnv(t, map[string]any{contract.Decision: i.decision})
@@ -85,8 +94,31 @@ func newKeyIncident(t *testing.T) *keyIncident {
 		return contract.WrittenReport{Markdown: r.Markdown()}, i.reportErr
 	})
 	i.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) (contract.PostResult, error) {
-		i.posted = append(i.posted, n.Kind)
+		i.posted = append(i.posted, n)
+		if i.postErr != nil {
+			return contract.PostResult{}, i.postErr(n)
+		}
 		return contract.PostResult{}, nil
+	})
+	i.OnActivity("PastIncident", anyArgs()...).Return(func(context.Context, contract.EvidenceRequest) (*contract.PastIncident, error) {
+		return i.past, i.away
+	})
+	i.OnActivity("AttributeRise", anyArgs()...).Return(func(_ context.Context, r contract.EvidenceRequest) (runbook.Attribution, error) {
+		return runbook.Attribute(runbook.Times{Before: start.Add(-time.Hour), From: start, To: start.Add(time.Hour)}, []string{runbook.ByTemplate}, []runbook.Flow{
+			{Template: "rag-v3.2", Now: runbook.Traffic{Requests: 100, Cost: 10e12}, Before: runbook.Traffic{Requests: 100, Cost: 1e12}},
+			{Template: "chat", Now: runbook.Traffic{Requests: 100, Cost: 2e12}, Before: runbook.Traffic{Requests: 100, Cost: 1e12}},
+		})
+	})
+	i.OnActivity(loops.AskRecalibration, anyArgs()...).Return(func(_ context.Context, r contract.AskRecalibrationRequest) error {
+		i.recalibrated = append(i.recalibrated, r)
+		return nil
+	})
+	i.OnActivity(rollbacks.CallRollback, anyArgs()...).Return(func(_ context.Context, r contract.RollbackRequest) (contract.RollbackResult, error) {
+		i.called = append(i.called, r)
+		if i.callErr != nil {
+			return i.callErr(r)
+		}
+		return contract.RollbackResult{Service: r.Deployment.Service, Version: r.Deployment.Version, Status: 202, Body: "queued as job 7"}, nil
 	})
 	i.OnActivity(loops.SetKeyFlag, anyArgs()...).Return(func(_ context.Context, r contract.SetKeyFlagRequest) (contract.SetFlagResult, error) {
 		i.orders = append(i.orders, r)
@@ -105,6 +137,16 @@ func newKeyIncident(t *testing.T) *keyIncident {
 			return i.loopErr
 		})
 	return i
+}
+
+// told are the kinds of the notices that went out, but for changes of the card.
+func (i *keyIncident) told() (kinds []contract.NoticeKind) {
+	for _, n := range i.posted {
+		if n.Kind != contract.NoticeUpdated {
+			kinds = append(kinds, n.Kind)
+		}
+	}
+	return kinds
 }
 
 // since is the time since the incident opened.
@@ -169,7 +211,7 @@ func (i *keyIncident) resolve(d time.Duration) {
 
 func (i *keyIncident) run(tuning contract.Tuning) contract.IncidentState {
 	i.ExecuteWorkflow(workflows.Incident, contract.IncidentInput{
-		Key: key, Opened: start, Level: detect.Page, Finding: finding(start, detect.Page), Loop: contract.AlertLoopID(key), Tuning: tuning,
+		Key: i.key, Opened: start, Level: i.level, Finding: finding(start, i.level), Loop: contract.AlertLoopID(key), Tuning: tuning, Mute: i.mute,
 	})
 	require.True(i.t, i.IsWorkflowCompleted())
 	state := query[contract.IncidentState](i.t, i.TestWorkflowEnvironment)
@@ -211,7 +253,20 @@ func TestIncidentWalksTheRunbook(t *testing.T) {
 		}
 		require.Equal(t, []string{"changes 0s", "provider " + pace(2*time.Minute).String(), "completion " + pace(5*time.Minute).String()}, i.checked)
 		require.Len(t, i.asked, 5, "the policy is asked after each step")
-		require.Equal(t, []contract.NoticeKind{contract.NoticeOpened, contract.NoticeReport, contract.NoticeClosed}, i.posted)
+		require.Equal(t, []contract.NoticeKind{
+			contract.NoticeOpened, contract.NoticeStep, contract.NoticeStep, contract.NoticeStep, contract.NoticeActed, contract.NoticeStep,
+			contract.NoticeReminder, contract.NoticeStep, contract.NoticeReport, contract.NoticeClosed,
+		}, i.told(), "in the order in which it happened")
+		for n, notice := range i.posted {
+			require.Equal(t, n+1, notice.Seq)
+			require.Equal(t, incidentID, notice.Incident)
+			require.Equal(t, contract.OnCall, notice.Audience)
+			require.Equal(t, key, notice.Key)
+			require.True(t, notice.Opened.Equal(start))
+			require.NotEmpty(t, notice.Title)
+			require.NotNil(t, notice.State)
+		}
+		require.Equal(t, contract.IncidentClosed, i.posted[len(i.posted)-1].State.Phase)
 		require.Len(t, i.orders, 2, "at T+10 every call is scored, until the end")
 		require.Equal(t, routing.Sampling, i.orders[0].Flag.Kind)
 		require.Equal(t, 1.0, i.orders[0].Flag.Share)
@@ -224,7 +279,8 @@ func TestIncidentEndsEarlyWithItsReport(t *testing.T) {
 	i.resolve(3 * time.Minute)
 	i.resolve(3 * time.Minute) // a reminder
 	state := i.run(tuning)
-	require.Equal(t, []string{"T0 clear", "T+2 clear"}, steps(state))
+	require.Equal(t, []string{"T0 clear", "T+2 clear", "T+5 skipped", "T+10 skipped", "T+30 unknown"}, steps(state))
+	require.Equal(t, "recovered", state.Steps[2].Verdict.Text)
 	require.Equal(t, "the finding stayed away", state.Reason)
 	require.Equal(t, start.Add(3*time.Minute), state.ClosedAt.UTC())
 	require.Empty(t, i.orders)
@@ -323,12 +379,16 @@ func TestIncidentWaitsForItsDecisions(t *testing.T) {
 	at(i.TestWorkflowEnvironment, time.Minute, func() { require.NoError(t, i.SignalWorkflowByID(id, "approve", nil)) })
 	i.resolve(3 * time.Minute)
 	at(i.TestWorkflowEnvironment, 20*time.Minute, func() {
-		require.Equal(t, contract.IncidentClosing, query[contract.IncidentState](t, i.TestWorkflowEnvironment).Phase)
+		s := query[contract.IncidentState](t, i.TestWorkflowEnvironment)
+		require.Equal(t, contract.IncidentClosing, s.Phase)
+		require.Len(t, s.Steps, 5, "what is skipped is shown at once")
+		require.Contains(t, s.Report, "still open", "and so is the report")
+		require.Contains(t, i.told(), contract.NoticeReport)
 		require.NoError(t, i.SignalWorkflowByID(id, "end", nil))
 	})
 	state := i.run(tuning)
 	require.Equal(t, start.Add(20*time.Minute), state.ClosedAt.UTC())
-	require.Equal(t, []string{"T0 clear", "T+2 clear"}, steps(state))
+	require.Equal(t, []string{"T0 clear", "T+2 clear", "T+5 skipped", "T+10 skipped", "T+30 unknown"}, steps(state))
 }
 
 func TestIncidentTakenUpAgainWhileClosing(t *testing.T) {
@@ -342,7 +402,7 @@ func TestIncidentTakenUpAgainWhileClosing(t *testing.T) {
 	i.resolve(12 * time.Minute)
 	at(i.TestWorkflowEnvironment, 13*time.Minute, func() { require.NoError(t, i.SignalWorkflowByID(id, "end", nil)) })
 	state := i.run(tuning)
-	require.Equal(t, []string{"T0 clear", "T+2 clear", "T+5 clear", "T+10 unknown"}, steps(state), "the runbook goes on where it was")
+	require.Equal(t, []string{"T0 clear", "T+2 clear", "T+5 clear", "T+10 unknown", "T+30 unknown"}, steps(state), "the runbook goes on where it was")
 }
 
 func TestIncidentDoesNotAskAgainWhatWasRejected(t *testing.T) {
@@ -490,65 +550,6 @@ func TestIncidentScoresEveryCall(t *testing.T) {
 	})
 }
 
-func TestIncidentEscalates(t *testing.T) {
-	i := newKeyIncident(t)
-	newer := finding(start.Add(time.Minute), detect.Page)
-	newer.Verdict.Reason = "worse"
-	i.changed(time.Minute, contract.AlertChangedMessage{Change: contract.Escalated, Level: detect.Page, Finding: &newer})
-	i.changed(70*time.Second, contract.AlertChangedMessage{Change: contract.Silent})
-	at(i.TestWorkflowEnvironment, 80*time.Second, func() {
-		require.True(t, query[contract.IncidentState](t, i.TestWorkflowEnvironment).Silent)
-	})
-	i.changed(85*time.Second, contract.AlertChangedMessage{Change: contract.Heard, Reason: "facts are back"})
-	at(i.TestWorkflowEnvironment, 88*time.Second, func() {
-		s := query[contract.IncidentState](t, i.TestWorkflowEnvironment)
-		require.False(t, s.Silent)
-		require.Equal(t, contract.IncidentOpen, s.Phase, "what is heard again has not moved")
-	})
-	i.resolve(90 * time.Second)
-	state := i.run(tuning)
-	require.Equal(t, "worse", state.Finding.Verdict.Reason)
-	require.Equal(t, []contract.NoticeKind{contract.NoticeOpened, contract.NoticeEscalated, contract.NoticeClosed}, i.posted)
-	require.Len(t, i.asked, 2, "the policy is asked again")
-}
-
-func TestIncidentPeople(t *testing.T) {
-	for _, by := range []string{"update", "signal"} {
-		t.Run(by, func(t *testing.T) {
-			i := newKeyIncident(t)
-			var outcomes []*outcome
-			send := func(name string, arg any) {
-				if by == "update" {
-					outcomes = append(outcomes, update(i.TestWorkflowEnvironment, name, name+i.since()+time.Duration(len(outcomes)).String(), arg))
-				} else {
-					i.SignalWorkflow(name, arg)
-				}
-			}
-			at(i.TestWorkflowEnvironment, time.Minute, func() {
-				send(contract.Acknowledge, contract.AcknowledgeRequest{})
-				send(contract.SkipStep, contract.SkipStepRequest{Step: "T0", Who: "ada"})
-				send(contract.SkipStep, contract.SkipStepRequest{Step: "T+30", Who: "ada"})
-				send(contract.SkipStep, contract.SkipStepRequest{Step: "T+2"})
-				send(contract.Acknowledge, contract.AcknowledgeRequest{Who: "ada", Note: "on it"})
-				send(contract.SkipStep, contract.SkipStepRequest{Step: "T+2", Who: "ada", Reason: "the provider is fine"})
-				send(contract.SkipStep, contract.SkipStepRequest{Step: "T+10", Who: "ada"})
-			})
-			i.resolve(20 * time.Minute)
-			state := i.run(tuning)
-			require.Equal(t, []string{"T0 clear", "T+2 skipped", "T+5 clear", "T+10 skipped"}, steps(state))
-			require.WithinDuration(t, start.Add(time.Minute), state.Steps[1].At, time.Second, "the next step is skipped at once")
-			require.WithinDuration(t, start.Add(10*time.Minute), state.Steps[3].At, 6*time.Minute)
-			require.Equal(t, "ada", state.Acknowledged.Who)
-			require.Empty(t, i.orders)
-			if by == "update" {
-				for n, refused := range []bool{true, true, true, true, false, false, false} {
-					require.Equal(t, refused, outcomes[n].rejected != nil, n)
-				}
-			}
-		})
-	}
-}
-
 func TestIncidentOfAPseudoKeyOnlyTells(t *testing.T) {
 	i := newKeyIncident(t)
 	i.propose = downgrade
@@ -561,6 +562,9 @@ func TestIncidentOfAPseudoKeyOnlyTells(t *testing.T) {
 	require.NoError(t, i.GetWorkflowError())
 	require.Empty(t, i.started)
 	require.Empty(t, i.orders)
+	state := query[contract.IncidentState](t, i.TestWorkflowEnvironment)
+	require.Equal(t, "claude-3-opus", state.Evidence.Shift.Model)
+	require.Contains(t, state.Report, "callers turned to claude-3-opus")
 }
 
 func TestIncidentCancelledLeavesNothing(t *testing.T) {

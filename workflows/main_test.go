@@ -19,6 +19,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/workflows"
 )
@@ -31,6 +32,7 @@ var (
 	loops     *activities.Loop
 	notify    *activities.Notify
 	providers *activities.Provider
+	rollbacks *activities.Rollback
 )
 
 // start is when every test's clock starts.
@@ -54,15 +56,29 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	for name, w := range map[string]any{
 		contract.Sweep: workflows.Sweep, contract.AlertLoop: workflows.AlertLoop, contract.Incident: workflows.Incident,
 		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy, contract.Group: workflows.Group,
+		contract.Calibration: workflows.Calibration,
 	} {
 		if fake := fakes[name]; fake != nil {
 			w = fake
 		}
 		env.RegisterWorkflowWithOptions(w, workflow.RegisterOptions{Name: name})
 	}
-	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers} {
+	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks} {
 		env.RegisterActivity(a)
 	}
+	byName := func(name string) activity.RegisterOptions {
+		return activity.RegisterOptions{Name: name, DisableAlreadyRegisteredCheck: true}
+	}
+	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (*contract.PastIncident, error) {
+		return nil, nil
+	}, byName("PastIncident"))
+	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (runbook.Attribution, error) {
+		return runbook.Attribution{}, nil
+	}, byName("AttributeRise"))
+	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (runbook.Shift, error) {
+		return runbook.Shift{Model: "claude-3-opus", Known: true, Text: "callers turned to claude-3-opus"}, nil
+	}, byName("AttributeShift"))
+	env.RegisterActivityWithOptions(func(context.Context, contract.RecalibrateActivityRequest) (int, error) { return 0, nil }, byName("Recalibrate"))
 	env.RegisterActivityWithOptions(func(context.Context, contract.AcceptLevelActivityRequest) (contract.AcceptLevelResult, error) {
 		panic("not mocked")
 	}, activity.RegisterOptions{Name: "AcceptLevel", DisableAlreadyRegisteredCheck: true})

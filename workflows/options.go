@@ -18,6 +18,15 @@ var (
 	loops     *activities.Loop
 	notify    *activities.Notify
 	providers *activities.Provider
+	rollbacks *activities.Rollback
+)
+
+// Activities of Telemetry that are called by name.
+const (
+	pastIncident     = "PastIncident"
+	attributeRise    = "AttributeRise"
+	attributeShift   = "AttributeShift"
+	computeBaselines = "Recalibrate"
 )
 
 // acceptLevel is the activity Telemetry.AcceptLevel.
@@ -59,5 +68,19 @@ func watching(ctx workflow.Context, summary string) workflow.Context {
 		WaitForCancellation: true, // so that what it has seen so far comes back
 		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: time.Second, MaximumInterval: 10 * time.Second},
 		Summary:             summary,
+	})
+}
+
+// callWebhookWithin is how long an approved rollback is tried for: a service that is down for longer is not
+// rolled back by its webhook, and a person has to.
+const callWebhookWithin = 5 * time.Minute
+
+// calling is the context of a webhook's call, which the webhook may refuse for good.
+func calling(ctx workflow.Context, summary string) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout:    attempt,
+		ScheduleToCloseTimeout: callWebhookWithin,
+		RetryPolicy:            &temporal.RetryPolicy{InitialInterval: time.Second, MaximumInterval: 30 * time.Second},
+		Summary:                summary,
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,6 +23,7 @@ import (
 	"go.temporal.io/api/temporalproto"
 	"go.temporal.io/sdk/client"
 
+	"github.com/flyball-dev/flyball/activities"
 	"github.com/flyball-dev/flyball/internal/alert"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
@@ -197,6 +200,7 @@ func TestRecord(t *testing.T) {
 		s.ended(t, id)
 		s.keep(t, "cause", id)
 	})
+	recordRunbook(t, s)
 	t.Run("continued", func(t *testing.T) {
 		id := s.breakIt(t)
 		d := s.question(t, id)
@@ -249,6 +253,7 @@ type stage struct {
 	policies *policy.Set
 	cancel   context.CancelFunc
 	stopped  chan error
+	hook     *httptest.Server
 }
 
 func newStage(t *testing.T, address string) *stage {
@@ -258,6 +263,8 @@ func newStage(t *testing.T, address string) *stage {
 	set, err := policy.Load(shipped.Files)
 	require.NoError(t, err)
 	s := &stage{client: c, inbox: inbox.New(c), policies: set, world: &world{perMinute: 300, flags: map[routing.Kind]routing.Flag{}}}
+	s.hook = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
+	t.Cleanup(s.hook.Close)
 	s.start(t)
 	t.Cleanup(func() {
 		_ = c.TerminateWorkflow(context.Background(), contract.SweepID(0), "", "the recorder has ended")
@@ -279,6 +286,7 @@ func (s *stage) start(t *testing.T) {
 		s.stopped <- workers.Run(ctx, workers.Options{
 			Client: s.client, Namespace: client.DefaultNamespace, Store: s.world, Flags: s.world, Policies: func() *policy.Set { return s.policies },
 			Logger: silence, Tuning: recordTuning(), SweepEvery: 100 * time.Millisecond, StatusPages: map[string]string{},
+			Rollbacks: activities.RollbackHooks{{Service: hooked, URL: s.hook.URL, Secret: "0123456789abcdef"}},
 		})
 	}()
 }
@@ -345,13 +353,8 @@ func (s *stage) awaitShare(t *testing.T, share float64) {
 // ended waits until the incident and its key's loop have completed.
 func (s *stage) ended(t *testing.T, incident string) {
 	t.Helper()
-	for _, id := range []string{incident, contract.AlertLoopID(key)} {
-		require.Eventually(t, func() bool {
-			d, err := s.client.DescribeWorkflowExecution(t.Context(), id, "")
-			require.NoError(t, err)
-			return d.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
-		}, time.Minute, 50*time.Millisecond, id)
-	}
+	s.completed(t, incident)
+	s.completed(t, contract.AlertLoopID(key))
 }
 
 // continued sends a workflow what changes nothing until the server has it continue as new, and keeps the

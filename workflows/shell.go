@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"fmt"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -152,24 +153,18 @@ func twins[T any](ctx workflow.Context, name string, handle func(workflow.Contex
 	})
 }
 
-// bulletin tells the people on call, beside what the workflow does: a channel that is away must not
-// delay it, and the inbox shows everything all the same.
-type bulletin struct{ pending int }
-
-// post gives out a notice.
-func (b *bulletin) post(ctx workflow.Context, n contract.Notice) {
-	b.pending++
-	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	workflow.GoNamed(ctx, "post", func(ctx workflow.Context) {
-		if err := workflow.ExecuteActivity(asking(ctx, "tell the people on call: "+string(n.Kind)), notify.Post, n).Get(ctx, nil); err != nil {
-			workflow.GetLogger(ctx).Warn("a notice could not be posted", "kind", n.Kind, "error", err)
+// said registers what people say under a name: an update, which check may refuse before it is heard, and its
+// signal twin, for those who have no updates and for workers that are away.
+func said[Q, A any](ctx workflow.Context, name, description string, check func(Q) error, hear func(workflow.Context, Q) (A, error)) error {
+	if err := workflow.SetUpdateHandlerWithOptions(ctx, name, hear, workflow.UpdateHandlerOptions{Validator: check, Description: description}); err != nil {
+		return fmt.Errorf("registering %s: %w", name, err)
+	}
+	twins(ctx, name, func(ctx workflow.Context, q Q) error {
+		if err := check(q); err != nil {
+			return err
 		}
-		b.pending--
+		_, err := hear(ctx, q)
+		return err
 	})
-}
-
-// close waits until every notice is out, or has failed for as long as it may.
-func (b *bulletin) close(ctx workflow.Context) {
-	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	_ = workflow.Await(ctx, func() bool { return b.pending == 0 })
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
+	"github.com/flyball-dev/flyball/activities"
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/console"
 	"github.com/flyball-dev/flyball/internal/inbox"
@@ -29,7 +30,8 @@ func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
 	err := workers.Run(ctx, workers.Options{
 		Client: temporal, Namespace: s.config.Temporal.Namespace, Store: s.store, Flags: s.redis,
 		Policies: s.policies.Set, Logger: s.log, Tuning: s.config.Profile.Tuning(), StatusPages: s.config.StatusPages,
-		Router: s.router(),
+		Router:    s.router(),
+		Rollbacks: hooks(s.config.Rollbacks),
 	})
 	var unavailable *serviceerror.Unavailable
 	var slow *serviceerror.DeadlineExceeded
@@ -38,6 +40,15 @@ func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
 		return &exitError{exitAway, err}
 	}
 	return err
+}
+
+// hooks are the configured webhooks as the workers call them.
+func hooks(configured []config.Rollback) activities.RollbackHooks {
+	all := make(activities.RollbackHooks, len(configured))
+	for i, r := range configured {
+		all[i] = activities.RollbackHook(r)
+	}
+	return all
 }
 
 // runConsole serves the console until ctx ends.

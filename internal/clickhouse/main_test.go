@@ -43,6 +43,7 @@ func TestStore(t *testing.T) {
 		{"baselines of nothing", testBaselinesEmpty},
 		{"baselines grow", testBaselinesGrow},
 		{"evidence", testEvidence},
+		{"diagnostic query", testDiagnostic},
 		{"find spans", testFindSpans},
 		{"arrival", testArrival},
 		{"experiments", testExperiments},

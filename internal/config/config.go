@@ -79,6 +79,8 @@ type Config struct {
 	PriceBook   string            `yaml:"price_book"`   // a file in place of the built-in book
 	StatusPages map[string]string `yaml:"status_pages"` // provider: address of its statuspage.io summary.json; none: those that the providers publish
 
+	Rollbacks []Rollback `yaml:"rollbacks"` // webhooks that undo deployments
+
 	Ingest     Listener   `yaml:"ingest"`      // ingest and gateway share it
 	Spool      string     `yaml:"spool"`       // directory of acknowledged telemetry that is not stored yet
 	Tokens     []Token    `yaml:"tokens"`      // to ingest and gateway; without any, only programs on loopback are let in
@@ -302,6 +304,7 @@ func (c Config) Validate() error {
 	check(c.Temporal.Namespace != "", "temporal.namespace: name the namespace")
 	errs = append(errs, c.Access.problems()...)
 	errs = append(errs, c.Notify.problems()...)
+	errs = append(errs, checkRollbacks(c.Rollbacks)...)
 	if err := checkTokens(c.Tokens); err != nil {
 		errs = append(errs, err)
 	}

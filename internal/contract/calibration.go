@@ -1,6 +1,10 @@
 package contract
 
-import "time"
+import (
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/detect"
+)
 
 // CalibrationInput computes baselines anew, for a tenant or, with an empty one, for all.
 type CalibrationInput struct {
@@ -30,3 +34,20 @@ type RecalibrateRequest struct {
 	Who    string `json:"who"`
 	Reason string `json:"reason"`
 }
+
+// RecalibrateActivityRequest asks the store to compute the baselines of a tenant's keys anew; of all with an empty one.
+type RecalibrateActivityRequest struct {
+	Tenant   string          `json:"tenant,omitempty"`
+	Minimums detect.Minimums `json:"minimums"`
+	At       time.Time       `json:"at"`
+}
+
+// AskRecalibrationRequest has a tenant's Calibration asked for one more run, and started when it does not run.
+type AskRecalibrationRequest struct {
+	Tenant  string             `json:"tenant,omitempty"`
+	Tuning  Tuning             `json:"tuning"`
+	Request RecalibrateRequest `json:"request"`
+}
+
+// CalibrationSchedule is the id of the schedule that starts the calibration of all each week.
+const CalibrationSchedule = "calibration-weekly"

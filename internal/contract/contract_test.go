@@ -9,6 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -67,6 +69,7 @@ func TestTuningScalesAndValidates(t *testing.T) {
 		func(t *contract.Tuning) { t.Holds.Silence = 0 },
 		func(t *contract.Tuning) { t.Limits.MaxHold = 0 },
 		func(t *contract.Tuning) { t.Limits.UnprovenHold = 0 },
+		func(t *contract.Tuning) { t.RemindEvery = -1 },
 	} {
 		bad := demo
 		spoil(&bad)
@@ -117,4 +120,37 @@ func TestWordsOfOursAsTenants(t *testing.T) {
 		_, _, err := contract.GroupOf(id)
 		require.Error(t, err, id)
 	}
+}
+
+func TestAudiences(t *testing.T) {
+	key := usage.Key{Tenant: "t", Model: "m"}
+	require.Equal(t, contract.OnCall, contract.AudienceOf(key, detect.Page))
+	require.Equal(t, contract.Findings, contract.AudienceOf(key, detect.Investigate))
+	require.Equal(t, contract.Experiments, contract.AudienceOf(key.OfExperiment("ab"), detect.Page), "an experiment never pages")
+}
+
+func TestTimelineIsInOrder(t *testing.T) {
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	after := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Minute) }
+	plan := runbook.Plan(1)
+	s := contract.IncidentState{
+		Input: contract.IncidentInput{Opened: noon}, Reason: "over", ClosedAt: after(30),
+		Steps: []runbook.Done{runbook.Again(
+			runbook.Done{Step: plan[0], At: after(1), Verdict: runbook.Verdict{Status: runbook.Clear, Text: "nothing"}},
+			runbook.Done{Step: plan[0], At: after(8), Verdict: runbook.Verdict{Status: runbook.Found, Text: "a deployment"}},
+		)},
+		Acknowledged: &contract.Acknowledgement{Who: "ada", At: after(2)}, Notes: []contract.Note{{Who: "bob", Text: "hm", At: after(3)}},
+		Mute:      &contract.Mute{Who: "ada", Reason: "a test", At: after(4), Until: after(9)},
+		Decisions: []contract.DecisionSummary{{Action: "hard_stop", Status: contract.AwaitingApproval, Reason: "dear", ChangedAt: after(5)}},
+		Evidence:  contract.Evidence{Rollbacks: []contract.RollbackResult{{Service: "rag", Status: 202, Body: "ok", At: after(7)}, {Service: "rag", Failed: "no", At: after(6)}}},
+	}
+	var said []string
+	for _, e := range s.Timeline() {
+		said = append(said, e.At.Format("15:04 ")+e.Text)
+	}
+	require.Equal(t, []string{
+		"12:00 opened: ", "12:01 T0 clear: nothing", "12:02 ada took it on", "12:03 bob: hm", "12:04 muted by ada until 12:09:00: a test",
+		"12:05 hard stop awaiting approval: dear", "12:06 the rollback webhook of rag failed: no", "12:07 the rollback webhook of rag answered 202: ok",
+		"12:08 T0 found: a deployment", "12:30 closed: over",
+	}, said)
 }

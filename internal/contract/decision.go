@@ -21,16 +21,18 @@ const (
 // Proposal is what act.yaml wants done. It is an activity's answer and so recorded: a reload of the
 // policies changes what is proposed next, never what is under way.
 type Proposal struct {
-	Action    string        `json:"action"` // the action class: downgrade, upgrade, pin, hard_stop, sampling; empty: nothing
+	Action    string        `json:"action"` // the action class: downgrade, upgrade, pin, hard_stop, sampling, rollback; empty: nothing
 	Mode      Mode          `json:"mode"`
 	Kind      routing.Kind  `json:"kind"`
-	Value     string        `json:"value"` // the model to route to
+	Value     string        `json:"value"` // the model to route to; of a rollback, the service
 	Goal      routing.Goal  `json:"goal"`
 	Approvers []string      `json:"approvers,omitempty"` // the groups that the policy names, for people to see
 	Expiry    time.Duration `json:"expiry"`              // of the question, in real time
 	Rule      string        `json:"rule"`
 	Reason    string        `json:"reason"`
 	Revision  string        `json:"revision"`
+	// Deployment is what a rollback undoes.
+	Deployment *usage.Deployment `json:"deployment,omitempty"`
 }
 
 // ScoreCalls is the action of scoring every call. It touches no answer and has no rollout: the incident
@@ -47,7 +49,9 @@ type DecisionInput struct {
 	Attempt  int            `json:"attempt"`
 	Tuning   Tuning         `json:"tuning"`
 	Proposal Proposal       `json:"proposal"`
-	Finding  detect.Finding `json:"finding"` // the one that it answers
+	Finding  detect.Finding `json:"finding"`        // the one that it answers
+	Opened   time.Time      `json:"opened"`         // the incident
+	Mute     *Mute          `json:"mute,omitempty"` // of the key as it began; later ones come by AlertChanged
 }
 
 // DecisionResult is the decision's fate.

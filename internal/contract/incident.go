@@ -64,6 +64,9 @@ type IncidentState struct {
 	Notes        []Note            `json:"notes,omitempty"`    // what people wrote down, oldest first
 	Mute         *Mute             `json:"mute,omitempty"`     // of the key; its tenant may be muted beside
 	Previous     *PastIncident     `json:"previous,omitempty"` // the key's last one, with what showed its cause
+	// Recalibration is the workflow that computes the tenant's baselines anew, since the model that serves the
+	// key has changed; empty: none was asked for.
+	Recalibration string `json:"recalibration,omitempty"`
 }
 
 // PastIncident is what an earlier incident of the same key has to teach.
@@ -88,6 +91,10 @@ type Evidence struct {
 	Changes    Changes                `json:"changes"`
 	Provider   runbook.ProviderHealth `json:"provider"`
 	Completion runbook.Completion     `json:"completion"`
+	Rollbacks  []RollbackResult       `json:"rollbacks,omitempty"` // what webhooks answered, oldest first
+
+	Attribution *runbook.Attribution `json:"attribution,omitempty"` // of what changed; nil: not asked yet
+	Shift       *runbook.Shift       `json:"shift,omitempty"`       // of a pseudo-key alone
 }
 
 // Changes are what was shipped, or first seen, shortly before an incident.
@@ -100,6 +107,9 @@ type Changes struct {
 type EvidenceRequest struct {
 	Key    usage.Key `json:"key"`
 	Opened time.Time `json:"opened"`
+
+	// WindowMinutes is the window of the finding that opened it; zero: the longest is taken.
+	WindowMinutes int64 `json:"window_minutes,omitempty"`
 }
 
 // Acknowledgement is who has taken an incident on.
@@ -145,7 +155,7 @@ type AcknowledgeRequest struct {
 	Note string `json:"note"`
 }
 
-// SkipStepRequest skips a step that has not been walked yet.
+// SkipStepRequest skips a step that has not been walked yet, or one that waits for a person.
 type SkipStepRequest struct {
 	Step   string `json:"step"`
 	Who    string `json:"who"`
@@ -167,16 +177,18 @@ type AnnotateRequest struct {
 
 // ActRequest asks act.yaml what to do about an incident as it stands.
 type ActRequest struct {
-	Key         usage.Key      `json:"key"`
-	Level       detect.Level   `json:"level"`
-	Finding     detect.Finding `json:"finding"`
-	Step        string         `json:"step"` // the last one walked
-	Steps       []runbook.Done `json:"steps"`
-	Changes     Changes        `json:"changes"`
-	Provable    bool           `json:"provable"` // traffic can prove an act
-	CoolingDown bool           `json:"cooling_down"`
-	Frozen      bool           `json:"frozen"`
-	Scoring     bool           `json:"scoring"`
+	Key     usage.Key      `json:"key"`
+	Level   detect.Level   `json:"level"`
+	Finding detect.Finding `json:"finding"`
+	Step    string         `json:"step"` // the last one walked
+	Steps   []runbook.Done `json:"steps"`
+	Changes Changes        `json:"changes"`
+	// Deployment is the one that explains the incident; nil: none does.
+	Deployment  *usage.Deployment `json:"deployment,omitempty"`
+	Provable    bool              `json:"provable"` // traffic can prove an act
+	CoolingDown bool              `json:"cooling_down"`
+	Frozen      bool              `json:"frozen"`
+	Scoring     bool              `json:"scoring"`
 }
 
 // WrittenReport is an incident's report for people.

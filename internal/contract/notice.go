@@ -34,6 +34,17 @@ const (
 	Experiments Audience = "experiments" // findings of deliberate experiments; they never page
 )
 
+// AudienceOf is who hears of a finding of the key at the level: an experiment never pages.
+func AudienceOf(k usage.Key, l detect.Level) Audience {
+	if _, _, ok := k.Experiment(); ok {
+		return Experiments
+	}
+	if l == detect.Page {
+		return OnCall
+	}
+	return Findings
+}
+
 // Notice is something that people should hear. Its ID, Kind and Seq together are unique, so a channel can
 // post it once however often it is told. It carries the whole state of what it is about, so that a channel
 // shows everything as it is now, in its own form, and asks nobody.

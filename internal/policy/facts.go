@@ -31,6 +31,8 @@ type ActFacts struct {
 	DeploymentCorrelated bool   `cel:"deployment_correlated" json:"deployment_correlated"` // one began inside the window
 	PreviousModel        string `cel:"previous_model" json:"previous_model"`               // what it replaced, where known
 	PreviousTemplate     string `cel:"previous_template" json:"previous_template"`
+	DeployedService      string `cel:"deployed_service" json:"deployed_service"`     // that it deployed
+	RollbackAvailable    bool   `cel:"rollback_available" json:"rollback_available"` // the service has a webhook that undoes it
 	ProviderUnhealthy    bool   `cel:"provider_unhealthy" json:"provider_unhealthy"` // its status page says so; unknown is false
 	CompletionSpike      bool   `cel:"completion_spike" json:"completion_spike"`
 	CompletionDrop       bool   `cel:"completion_drop" json:"completion_drop"`
@@ -52,6 +54,7 @@ const (
 	Pin       Action = "pin"       // serve by Target, what was there before
 	HardStop  Action = "hard_stop" // refuse calls
 	Sampling  Action = "sampling"  // score every call
+	Rollback  Action = "rollback"  // undo the deployment of Target, a service, through its webhook
 	NoAction  Action = "none"
 )
 
@@ -68,7 +71,7 @@ const (
 // Proposal is what act.yaml wants done.
 type Proposal struct {
 	Action    Action        `json:"action"`
-	Target    string        `json:"target"` // a model; empty with hard_stop, sampling and none
+	Target    string        `json:"target"` // a model, or a service to roll back; empty with hard_stop, sampling and none
 	Mode      Mode          `json:"mode"`
 	Approvers []string      `json:"approvers"` // the groups of which anyone may approve
 	Expiry    time.Duration `json:"expiry"`    // how long the question stands open
@@ -79,7 +82,7 @@ type Proposal struct {
 // check refuses proposals that no one could carry out.
 func (p Proposal) check() error {
 	switch p.Action {
-	case Downgrade, Upgrade, Pin:
+	case Downgrade, Upgrade, Pin, Rollback:
 		if p.Target == "" {
 			return fmt.Errorf("rule %s proposes the action %s without a target", p.Rule, p.Action)
 		}

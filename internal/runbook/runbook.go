@@ -4,10 +4,9 @@ package runbook
 
 import (
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
-	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -69,6 +68,9 @@ const (
 	CauseDrop       = "completion_drop"
 )
 
+// kindModel is the kind of what was first seen that is a served model.
+const kindModel = "model"
+
 // FirstSeen is a served model or a prompt template that the key had never used before.
 type FirstSeen struct {
 	Kind  string    `json:"kind"` // model or prompt_template_version
@@ -77,24 +79,59 @@ type FirstSeen struct {
 	Share float64   `json:"share"` // of the key's calls since
 }
 
+// The time around an incident's onset within which a change can explain it, and the least part of the calls
+// that something new must carry to do so.
+const (
+	changeBefore = 30 * time.Minute
+	changeAfter  = 2 * time.Minute
+	changeShare  = 0.10
+)
+
+func near(t, onset time.Time) bool {
+	return t.After(onset.Add(-changeBefore)) && t.Before(onset.Add(changeAfter))
+}
+
+// Correlated is the deployment that explains an incident that was first seen at onset: the first of the list
+// that was shipped shortly before or at the onset. Nil: none was.
+func Correlated(deployments []usage.Deployment, onset time.Time) *usage.Deployment {
+	i := slices.IndexFunc(deployments, func(d usage.Deployment) bool { return near(d.Timestamp, onset) })
+	if i < 0 {
+		return nil
+	}
+	return &deployments[i]
+}
+
 // JudgeChange says whether a change explains an incident that was first seen at onset: a deployment
 // or a first-seen tag that carries a good part of the traffic, shortly before or at the onset.
 func JudgeChange(deployments []usage.Deployment, seen []FirstSeen, onset time.Time) Verdict {
-	const before, after, share = 30 * time.Minute, 2 * time.Minute, 0.10
-	near := func(t time.Time) bool { return t.After(onset.Add(-before)) && t.Before(onset.Add(after)) }
-	for _, d := range deployments {
-		if near(d.Timestamp) {
-			return Verdict{Found, CauseDeployment, fmt.Sprintf("%s deployed %s %s, %s before the regression",
-				orSomeone(d.By), d.Service, d.Version, onset.Sub(d.Timestamp).Round(time.Second))}
-		}
+	if d := Correlated(deployments, onset); d != nil {
+		return Verdict{Found, CauseDeployment, fmt.Sprintf("%s deployed %s %s, %s before the regression",
+			orSomeone(d.By), d.Service, d.Version, onset.Sub(d.Timestamp).Round(time.Second))}
 	}
 	for _, s := range seen {
-		if near(s.At) && s.Share >= share {
+		if near(s.At, onset) && s.Share >= changeShare {
 			return Verdict{Found, CauseFirstSeen, fmt.Sprintf("%s %q was first seen at %s and now carries %.0f %% of the calls",
 				s.Kind, s.Value, s.At.UTC().Format("15:04:05"), s.Share*100)}
 		}
 	}
-	return Verdict{Clear, "", fmt.Sprintf("no deployment, new model or new template within %s of the regression", before)}
+	return Verdict{Clear, "", fmt.Sprintf("no deployment, new model or new template within %s of the regression", changeBefore)}
+}
+
+// NewModel is the model that came to serve an incident's calls shortly before its onset, by a deployment or
+// first seen there: what baselines said of the old one says little of it. Empty: none did.
+func NewModel(deployments []usage.Deployment, seen []FirstSeen, onset time.Time) string {
+	if d := Correlated(deployments, onset); d != nil && d.Previous["model"] != "" && d.Previous["model"] != d.Model {
+		if d.Model == "" {
+			return d.Service + " " + d.Version
+		}
+		return d.Model
+	}
+	for _, s := range seen {
+		if s.Kind == kindModel && near(s.At, onset) && s.Share >= changeShare {
+			return s.Value
+		}
+	}
+	return ""
 }
 
 func orSomeone(who string) string {
@@ -104,37 +141,6 @@ func orSomeone(who string) string {
 	return who
 }
 
-// ProviderHealth is what a provider's status page says.
-type ProviderHealth struct {
-	Provider    string `json:"provider"`
-	Indicator   string `json:"indicator"` // none, minor, major, critical as on statuspage.io; empty: unknown
-	Description string `json:"description"`
-	Incident    string `json:"incident,omitempty"` // the newest unresolved one
-	Link        string `json:"link,omitempty"`
-}
-
-// JudgeProvider reads the status page. A page that cannot be read is unknown, never healthy.
-func JudgeProvider(h ProviderHealth) Verdict {
-	switch h.Indicator {
-	case "":
-		return Verdict{Unknown, "", fmt.Sprintf("the status of %s is unknown: %s", orNoProvider(h.Provider), h.Description)}
-	case "none":
-		return Verdict{Clear, "", fmt.Sprintf("%s says: %s", h.Provider, h.Description)}
-	}
-	text := fmt.Sprintf("%s reports a %s problem: %s", h.Provider, h.Indicator, h.Description)
-	if h.Incident != "" {
-		text += " (" + h.Incident + ")"
-	}
-	return Verdict{Found, CauseProvider, text}
-}
-
-func orNoProvider(p string) string {
-	if p == "" {
-		return "the provider"
-	}
-	return p
-}
-
 // Completion compares output / input tokens of the incident with the time before it, for the template of
 // which they changed most.
 type Completion struct {
@@ -142,7 +148,8 @@ type Completion struct {
 	Now      float64  `json:"now"`
 	Before   float64  `json:"before"` // 0: unknown
 	Calls    int64    `json:"calls"`
-	Worst    []string `json:"worst"` // trace ids
+	Worst    []string `json:"worst"`            // trace ids
+	Traces   []Trace  `json:"traces,omitempty"` // the same, with what they cost
 
 	OutcomesKnown     bool    `json:"outcomes_known,omitempty"`
 	OutcomeRate       float64 `json:"outcome_rate,omitempty"` // good outcomes per call of the template
@@ -175,11 +182,28 @@ type Done struct {
 	Step    Step      `json:"step"`
 	At      time.Time `json:"at"`
 	Verdict Verdict   `json:"verdict"`
+	Why     string    `json:"why,omitempty"` // it was walked again, and by whom
+	// Needs is what a person has to do. The step stays open until somebody takes the incident on or skips the
+	// step, which Settled tells; the steps after it do not wait.
+	Needs   string `json:"needs,omitempty"`
+	Settled string `json:"settled,omitempty"`
+	Earlier []Done `json:"earlier,omitempty"` // what was found before it was walked again, oldest first
 }
 
-// Cause is the first cause that a step found; empty while unclear.
-func Cause(done []Done) string {
+// Open reports whether the step still waits for a person.
+func (d Done) Open() bool { return d.Needs != "" && d.Settled == "" }
+
+// Cause is the first cause that a check found; empty while unclear. The last step checks nothing: it only
+// concludes.
+func Cause(done []Done) string { return CauseBefore(done, T30) }
+
+// CauseBefore is the cause that the steps before the named one found. A step that is walked again must not
+// take its own earlier word for a fact.
+func CauseBefore(done []Done, step string) string {
 	for _, d := range done {
+		if d.Step.Name == step {
+			break
+		}
 		if d.Verdict.Status == Found {
 			return d.Verdict.Cause
 		}
@@ -187,97 +211,10 @@ func Cause(done []Done) string {
 	return ""
 }
 
-// Act is a decision's fate, for the report.
-type Act struct {
-	ID     string `json:"id"`
-	Action string `json:"action"`
-	Target string `json:"target"`
-	State  string `json:"state"`
-	Effect string `json:"effect"`
-	By     string `json:"by"`
-}
-
-// Report is everything that the T+30 report tells.
-type Report struct {
-	ID      string         `json:"id"`
-	Key     usage.Key      `json:"key"`
-	Opened  time.Time      `json:"opened"`
-	Closed  time.Time      `json:"closed"` // zero: still open
-	Finding detect.Finding `json:"finding"`
-	Steps   []Done         `json:"steps"`
-	Acts    []Act          `json:"acts"`
-}
-
-// Query is the diagnostic query that shows the incident's cause, runnable as printed.
-func (r Report) Query() string {
-	from := r.Opened.Add(-30 * time.Minute).UTC().Format(time.DateTime)
-	to := r.Opened.Add(30 * time.Minute).UTC().Format(time.DateTime)
-	dimension := "model"
-	switch Cause(r.Steps) {
-	case CauseDeployment, CauseFirstSeen:
-		dimension = "model, prompt_template_version"
-	case CauseSpike, CauseDrop:
-		dimension = "prompt_template_version"
-	}
-	return fmt.Sprintf(`SELECT toStartOfMinute(timestamp) AS minute, %s, count() AS requests,
-       quantile(0.5)(cost_pico_usd) / 1e12 AS cost_p50_usd,
-       sum(output_tokens) / sum(uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens) AS completion_ratio
-FROM flyball.spans
-WHERE tenant_id = %s AND requested_model = %s
-  AND timestamp >= toDateTime64('%s', 3, 'UTC') AND timestamp < toDateTime64('%s', 3, 'UTC')
-GROUP BY minute, %s ORDER BY minute, requests DESC`, dimension, quote(r.Key.Tenant), quote(r.Key.Model), from, to, dimension)
-}
-
-// quote makes a ClickHouse string literal.
-func quote(s string) string {
-	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
-}
-
-// Markdown renders the report for people.
-func (r Report) Markdown() string {
-	var b strings.Builder
-	f := r.Finding.Facts
-	fmt.Fprintf(&b, "# Incident %s\n\n", r.ID)
-	fmt.Fprintf(&b, "**Key** %s · **level** %s · **rule** %s\n\n", r.Key, r.Finding.Verdict.Level, r.Finding.Verdict.Rule)
-	fmt.Fprintf(&b, "Opened %s", r.Opened.UTC().Format(time.RFC3339))
-	if r.Closed.IsZero() {
-		b.WriteString(", still open.\n\n")
-	} else {
-		fmt.Fprintf(&b, ", closed %s (%s).\n\n", r.Closed.UTC().Format(time.RFC3339), r.Closed.Sub(r.Opened).Round(time.Second))
-	}
-	fmt.Fprintf(&b, "%s\n\n", r.Finding.Verdict.Reason)
-	b.WriteString("| | now | baseline | ratio |\n| --- | --- | --- | --- |\n")
-	if f.CostKnown {
-		fmt.Fprintf(&b, "| cost of a call (median) | $%.6f | $%.6f | × %.2f |\n", f.CostUSD, f.CostBaseline, f.CostRatio)
-	}
-	if f.QualityKnown {
-		fmt.Fprintf(&b, "| quality (median) | %.3f | %.3f | × %.2f |\n", f.Quality, f.QualityBaseline, f.QualityRatio)
-	}
-	if f.SpendKnown {
-		fmt.Fprintf(&b, "| spend a minute | $%.4f | $%.4f | × %.2f |\n", f.SpendPerMinute, f.SpendBaseline, f.SpendRatio)
-	}
-	b.WriteString("\n## What was checked\n\n")
-	for _, d := range r.Steps {
-		fmt.Fprintf(&b, "- **%s** (%s) %s: %s\n", d.Step.Name, d.At.UTC().Format("15:04:05"), d.Verdict.Status, d.Verdict.Text)
-	}
-	b.WriteString("\n## What was done\n\n")
-	if len(r.Acts) == 0 {
-		b.WriteString("Nothing.\n")
-	}
-	for _, a := range r.Acts {
-		fmt.Fprintf(&b, "- %s", a.Action)
-		if a.Target != "" {
-			fmt.Fprintf(&b, " to %s", a.Target)
-		}
-		fmt.Fprintf(&b, ": %s", a.State)
-		if a.By != "" {
-			fmt.Fprintf(&b, " (by %s)", a.By)
-		}
-		if a.Effect != "" {
-			fmt.Fprintf(&b, "; %s", a.Effect)
-		}
-		b.WriteString("\n")
-	}
-	fmt.Fprintf(&b, "\n## How to see it again\n\n```sql\n%s\n```\n", r.Query())
-	return b.String()
+// Again has a step walked anew: its verdict takes the place of the old one, which is kept.
+func Again(old, d Done) Done {
+	earlier := slices.Clone(old.Earlier)
+	old.Earlier = nil
+	d.Earlier = append(earlier, old)
+	return d
 }

@@ -71,7 +71,7 @@ func TestReport(t *testing.T) {
 			Verdict: detect.Verdict{Level: detect.Page, Rule: "page-cost-and-quality", Reason: "cost is 3 × its baseline"},
 			Facts:   detect.Facts{CostKnown: true, CostUSD: 0.003, CostBaseline: 0.001, CostRatio: 3},
 		},
-		Steps: []Done{{Plan(1)[0], onset, Verdict{Found, CauseDeployment, "ana deployed rag v3.2"}}, {Plan(1)[1], onset, Verdict{Clear, "", "fine"}}},
+		Steps: []Done{{Step: Plan(1)[0], At: onset, Verdict: Verdict{Found, CauseDeployment, "ana deployed rag v3.2"}}, {Step: Plan(1)[1], At: onset, Verdict: Verdict{Clear, "", "fine"}}},
 		Acts:  []Act{{Action: "downgrade", Target: "claude-3-haiku", State: "released", By: "bo", Effect: "treated costs 0.3 × the holdback"}},
 	}
 	require.Equal(t, CauseDeployment, Cause(r.Steps))
@@ -83,4 +83,78 @@ func TestReport(t *testing.T) {
 	} {
 		require.Contains(t, text, want)
 	}
+}
+
+func TestCorrelatedIsWhatExplainsTheIncident(t *testing.T) {
+	t.Parallel()
+	late := usage.Deployment{Service: "late", Timestamp: onset.Add(10 * time.Minute)}
+	rag := usage.Deployment{Service: "rag", Version: "v3", Model: "b", Previous: map[string]string{"model": "a"}, Timestamp: onset.Add(-time.Minute)}
+	require.Equal(t, "rag", Correlated([]usage.Deployment{late, rag}, onset).Service)
+	require.Nil(t, Correlated([]usage.Deployment{late}, onset))
+	require.Equal(t, "b", NewModel([]usage.Deployment{late, rag}, nil, onset))
+	rag.Model = ""
+	require.Equal(t, "rag v3", NewModel([]usage.Deployment{rag}, nil, onset), "a deployment that does not name its model")
+	rag.Model = "a"
+	require.Empty(t, NewModel([]usage.Deployment{rag}, nil, onset), "the same model as before")
+	require.Equal(t, "x", NewModel(nil, []FirstSeen{{"prompt_template_version", "p", onset, 1}, {"model", "x", onset, 0.2}}, onset))
+	require.Empty(t, NewModel(nil, []FirstSeen{{"model", "x", onset, 0.01}, {"model", "y", onset.Add(time.Hour), 1}}, onset))
+}
+
+func TestCauseIsWhatChecksFound(t *testing.T) {
+	t.Parallel()
+	plan := Plan(1)
+	done := []Done{
+		{Step: plan[0], Verdict: Verdict{Status: Clear}}, {Step: plan[1], Verdict: Verdict{Found, CauseProvider, ""}},
+		{Step: plan[4], Verdict: Verdict{Found, CauseSpike, ""}},
+	}
+	require.Equal(t, CauseProvider, Cause(done))
+	require.Empty(t, CauseBefore(done, T2), "a step is no evidence for itself")
+	done[1] = Again(done[1], Done{Step: plan[1], Verdict: Verdict{Status: Clear}})
+	require.Empty(t, Cause(done), "the report only concludes")
+	done[1] = Again(done[1], Done{Step: plan[1], Verdict: Verdict{Status: Unknown}})
+	require.Equal(t, []Status{Found, Clear}, []Status{done[1].Earlier[0].Verdict.Status, done[1].Earlier[1].Verdict.Status})
+	require.Empty(t, done[1].Earlier[1].Earlier, "history is a list, not a tree")
+}
+
+func TestReportTellsEverything(t *testing.T) {
+	t.Parallel()
+	rise, err := Attribute(Times{onset.Add(-time.Hour), onset, onset.Add(time.Hour)}, []string{ByTemplate}, []Flow{
+		{Template: "rag-v3.2", Now: Traffic{Requests: 10, Cost: 2e12}, Before: Traffic{Requests: 10, Cost: 1e12}},
+	})
+	require.NoError(t, err)
+	plan := Plan(1)
+	text := Report{
+		ID: "incident/t/m/1", Key: usage.Key{Tenant: "t", Model: "m"}, Opened: onset, Rise: &rise, Worst: []string{"trace-1"},
+		Steps: []Done{
+			{Step: plan[1], At: onset, Verdict: Verdict{Found, CauseDeployment, "a change explains it"}, Needs: "roll it back"},
+			Again(Done{Step: plan[2], At: onset, Verdict: Verdict{Status: Unknown, Text: "too few calls"}}, Done{Step: plan[2], At: onset.Add(time.Minute), Verdict: Verdict{Status: Clear, Text: "as usual"}, Why: "walked again by ada"}),
+		},
+		Links: []string{"https://status.example.com"}, Notes: []Event{{onset, "ada: it is\n## the launch"}}, Timeline: []Event{{onset, "opened"}},
+		Previous: &Past{ID: "incident/t/m/0", Opened: onset.Add(-time.Hour), Reason: "it went by itself", Query: "SELECT 1"}, Recalibration: "calibration/t",
+	}.Markdown()
+	for _, want := range []string{
+		"still open", "## What carries it", "| rag-v3.2 |", "nobody took on what is to be done: roll it back", "walked again by ada", "- before, at 12:00:00, unknown: too few calls",
+		"- trace-1\n", "<https://status.example.com>", "- 12:00:00 ada: it is ## the launch", "## When\n\n- 12:00:00 opened", "its cause stayed unclear. it went by itself", "SELECT 1", "`calibration/t`",
+	} {
+		require.Contains(t, text, want)
+	}
+}
+
+func TestQueryOfEveryKindOfKey(t *testing.T) {
+	t.Parallel()
+	k := usage.Key{Tenant: "t", Model: "m"}
+	query := func(k usage.Key) string { return Report{Key: k, Opened: onset}.Query() }
+	require.Contains(t, query(k), "WHERE tenant_id = 't' AND requested_model = 'm'\n  AND timestamp >=")
+	require.Contains(t, query(k.OfExperiment("ab")), "requested_model = 'm' AND experiment_id = 'ab'")
+	require.Contains(t, query(usage.Key{Tenant: "t", Model: usage.AnyModel}), "WHERE tenant_id = 't'\n  AND timestamp")
+	require.Contains(t, query(usage.Key{Tenant: "t", Model: usage.AnyModel}), "requested_model, model, count()")
+	require.Contains(t, query(usage.Everything), "WHERE timestamp >=")
+}
+
+func TestWorstTracesInLines(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, []string{"a"}, Completion{Worst: []string{"a"}}.Lines())
+	lines := Completion{Worst: []string{"a"}, Traces: []Trace{{ID: "a", Model: "m-1", Cost: 2e12, OutputTokens: 9}}}.Lines()
+	require.Len(t, lines, 1)
+	require.Contains(t, lines[0], "a: $2.00")
 }

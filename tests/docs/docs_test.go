@@ -249,17 +249,21 @@ var inputs = map[string]func() any{
 	contract.Acknowledge: func() any { return new(contract.AcknowledgeRequest) },
 	contract.SkipStep:    func() any { return new(contract.SkipStepRequest) },
 	contract.Resolve:     func() any { return new(contract.ResolveRequest) },
+	contract.RerunStep:   func() any { return new(contract.RerunStepRequest) },
+	contract.Annotate:    func() any { return new(contract.AnnotateRequest) },
+	contract.Recalibrate: func() any { return new(contract.RecalibrateRequest) },
+	contract.Calibration: func() any { return new(contract.CalibrationInput) }, // what it is started with
 }
 
 var (
 	option    = regexp.MustCompile(`--([a-z-]+) ('[^']*'|\S+)`)
 	attribute = regexp.MustCompile(`\bFlyball\w+`)
-	workflow  = regexp.MustCompile(`^(sweep/\d+|autonomy/[^/]+|alert/[^/]+/[^/]+|(decision/)?incident/[^/]+/[^/]+/\d+(/[a-z_]+/\d+)?)$`)
+	workflow  = regexp.MustCompile(`^(sweep/\d+|(autonomy|calibration)/[^/]+|alert/[^/]+/[^/]+|(decision/)?incident/[^/]+/[^/]+/\d+(/[a-z_]+/\d+)?)$`)
 )
 
 // temporalCommand checks what a command of the temporal CLI names against the contract.
 func temporalCommand(t *testing.T, command string) {
-	require.Regexp(t, `^temporal workflow (list|query|signal|update execute) `, command)
+	require.Regexp(t, `^temporal workflow (list|query|signal|start|update execute) `, command)
 	options := map[string]string{}
 	for _, match := range option.FindAllStringSubmatch(command, -1) {
 		options[match[1]] = strings.Trim(match[2], "'")
@@ -278,6 +282,10 @@ func temporalCommand(t *testing.T, command string) {
 	if strings.HasPrefix(command, "temporal workflow query ") {
 		require.Equal(t, contract.State, options["type"], command)
 		return
+	}
+	if strings.HasPrefix(command, "temporal workflow start ") {
+		require.Equal(t, contract.TaskQueue, options["task-queue"], command)
+		options["name"] = options["type"]
 	}
 	require.Contains(t, inputs, options["name"], command)
 	decoder := json.NewDecoder(bytes.NewReader([]byte(options["input"])))
