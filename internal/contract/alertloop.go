@@ -130,6 +130,16 @@ type AcceptLevelResult struct {
 	Incident string          `json:"incident,omitempty"` // that ended by it
 }
 
+// AcceptLevelActivityRequest asks the store to take the level of a key at a time as its usual one. At is part of what
+// is accepted: a retry with the same time is the same level.
+type AcceptLevelActivityRequest struct {
+	Key      usage.Key       `json:"key"`
+	Who      string          `json:"who"`
+	Reason   string          `json:"reason"`
+	Minimums detect.Minimums `json:"minimums"`
+	At       time.Time       `json:"at"`
+}
+
 // SetFlagRequest asks a key's loop to put a flag on at a share, or to take it off (share 0). The
 // same request twice changes nothing the second time.
 type SetFlagRequest struct {

@@ -1,6 +1,10 @@
 package contract
 
-import "time"
+import (
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/detect"
+)
 
 // CalibrationInput computes baselines anew, for a tenant or, with an empty one, for all.
 type CalibrationInput struct {
@@ -29,4 +33,11 @@ type CalibrationState struct {
 type RecalibrateRequest struct {
 	Who    string `json:"who"`
 	Reason string `json:"reason"`
+}
+
+// RecalibrateActivityRequest asks the store to compute the baselines of a tenant's keys anew; of all with an empty one.
+type RecalibrateActivityRequest struct {
+	Tenant   string          `json:"tenant,omitempty"`
+	Minimums detect.Minimums `json:"minimums"`
+	At       time.Time       `json:"at"`
 }
