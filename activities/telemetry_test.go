@@ -25,7 +25,11 @@ type fakeEvidence struct {
 	sightings   []clickhouse.Sighting
 	completion  []clickhouse.CompletionChange
 	traces      []clickhouse.Trace
+	flows       []runbook.Flow
+	past        *contract.PastIncident
+	times       runbook.Times
 
+	flowsErr                                               error
 	deploymentsErr, firstSeenErr, completionErr, tracesErr error
 
 	key      usage.Key
@@ -52,6 +56,16 @@ func (f *fakeEvidence) Completion(_ context.Context, key usage.Key, from, _ time
 func (f *fakeEvidence) WorstTraces(_ context.Context, _ usage.Key, _, _ time.Time, n int) ([]clickhouse.Trace, error) {
 	f.n = n
 	return f.traces, f.tracesErr
+}
+
+func (f *fakeEvidence) Flows(_ context.Context, key usage.Key, times runbook.Times) ([]runbook.Flow, error) {
+	f.key, f.times = key, times
+	return f.flows, f.flowsErr
+}
+
+func (f *fakeEvidence) PastIncident(_ context.Context, key usage.Key, before time.Time) (*contract.PastIncident, error) {
+	f.key, f.from = key, before
+	return f.past, nil
 }
 
 // fakeRollouts is a key's traffic, as a function of the time asked about.
@@ -169,10 +183,13 @@ func TestCompareCompletion(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			evidence := &fakeEvidence{completion: tc.changes, traces: []clickhouse.Trace{{TraceID: "t1"}, {TraceID: "t2"}}}
+			evidence := &fakeEvidence{completion: tc.changes, traces: []clickhouse.Trace{
+				{TraceID: "t1", Model: "claude-3-opus-1", PromptTemplate: "v7", Cost: 5, InputTokens: 3, OutputTokens: 2}, {TraceID: "t2"},
+			}}
 			completion, err := (&Telemetry{Evidence: evidence}).CompareCompletion(t.Context(), request)
 			require.NoError(t, err)
 			tc.want.Worst = []string{"t1", "t2"}
+			tc.want.Traces = []runbook.Trace{{ID: "t1", Model: "claude-3-opus-1", Template: "v7", Cost: 5, InputTokens: 3, OutputTokens: 2}, {ID: "t2"}}
 			require.Equal(t, tc.want, completion)
 			require.Equal(t, now, evidence.from)
 			require.Equal(t, 5, evidence.n)
@@ -447,6 +464,7 @@ func TestWriteReport(t *testing.T) {
 // fakeAudit keeps what was recorded.
 type fakeAudit struct {
 	incident contract.IncidentRecord
+	many     []contract.IncidentRecord
 	decision contract.DecisionRecord
 	acted    map[usage.Key]time.Time
 	err      error
@@ -458,6 +476,11 @@ func (f *fakeAudit) LastActEnded(_ context.Context, key usage.Key) (time.Time, e
 
 func (f *fakeAudit) RecordIncident(_ context.Context, r contract.IncidentRecord) error {
 	f.incident = r
+	return f.err
+}
+
+func (f *fakeAudit) RecordIncidents(_ context.Context, records []contract.IncidentRecord) error {
+	f.many = records
 	return f.err
 }
 

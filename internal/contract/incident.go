@@ -87,6 +87,9 @@ type Evidence struct {
 	Changes    Changes                `json:"changes"`
 	Provider   runbook.ProviderHealth `json:"provider"`
 	Completion runbook.Completion     `json:"completion"`
+
+	Attribution *runbook.Attribution `json:"attribution,omitempty"` // of what changed; nil: not asked yet
+	Shift       *runbook.Shift       `json:"shift,omitempty"`       // of a pseudo-key alone
 }
 
 // Changes are what was shipped, or first seen, shortly before an incident.
@@ -99,6 +102,9 @@ type Changes struct {
 type EvidenceRequest struct {
 	Key    usage.Key `json:"key"`
 	Opened time.Time `json:"opened"`
+
+	// WindowMinutes is the window of the finding that opened it; zero: the longest is taken.
+	WindowMinutes int64 `json:"window_minutes,omitempty"`
 }
 
 // Acknowledgement is who has taken an incident on.

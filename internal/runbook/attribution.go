@@ -582,3 +582,27 @@ func part(n, all *big.Int) float64 {
 	share, _ := new(big.Rat).SetFrac(n, all).Float64()
 	return share
 }
+
+// Trace is one call, as evidence.
+type Trace struct {
+	ID           string        `json:"id"`
+	At           time.Time     `json:"at"`
+	Model        string        `json:"model"` // that served
+	Template     string        `json:"prompt_template_version"`
+	Cost         usage.PicoUSD `json:"cost_pico_usd"`
+	InputTokens  int64         `json:"input_tokens"`
+	OutputTokens int64         `json:"output_tokens"`
+	Score        *float64      `json:"score,omitempty"` // the lowest that it got; nil when it got none
+}
+
+// String tells what a trace cost and did in a line.
+func (t Trace) String() string {
+	text := fmt.Sprintf("%s: %s for %d tokens in and %d out by %s", t.ID, dollars(int64(t.Cost)), t.InputTokens, t.OutputTokens, t.Model)
+	if t.Template != "" {
+		text += " with " + t.Template
+	}
+	if t.Score != nil {
+		text += fmt.Sprintf(", scored %.2f", *t.Score)
+	}
+	return text
+}

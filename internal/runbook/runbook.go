@@ -142,7 +142,8 @@ type Completion struct {
 	Now      float64  `json:"now"`
 	Before   float64  `json:"before"` // 0: unknown
 	Calls    int64    `json:"calls"`
-	Worst    []string `json:"worst"` // trace ids
+	Worst    []string `json:"worst"`            // trace ids
+	Traces   []Trace  `json:"traces,omitempty"` // the same, with what they cost
 
 	OutcomesKnown     bool    `json:"outcomes_known,omitempty"`
 	OutcomeRate       float64 `json:"outcome_rate,omitempty"` // good outcomes per call of the template
