@@ -247,7 +247,7 @@ func (t *Telemetry) AwaitRollout(ctx context.Context, r contract.AwaitRolloutReq
 
 // observe reads what a step of the rollout looks at.
 func (t *Telemetry) observe(ctx context.Context, r contract.AwaitRolloutRequest, rollout routing.Rollout, now time.Time) routing.Observation {
-	o := routing.Observation{Baseline: r.Baseline}
+	o := routing.Observation{Baseline: r.Baseline, Mix: r.Mix}
 	from := now.Add(-lookBack)
 	if rollout.Since.Before(from) {
 		from = rollout.Since
@@ -258,13 +258,17 @@ func (t *Telemetry) observe(ctx context.Context, r contract.AwaitRolloutRequest,
 	within, cancel := context.WithTimeout(ctx, heartbeatEvery)
 	defer cancel()
 	minutes, err := t.Rollouts.Minutes(within, r.Key, from, now)
+	var tenant []kpi.Minute
+	if err == nil && r.Mix != nil {
+		tenant, err = t.Rollouts.Minutes(within, usage.Key{Tenant: r.Key.Tenant, Model: usage.AnyModel}, now.Add(-lookBack), now)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			t.Log.WarnContext(ctx, "a rollout cannot see its telemetry", "decision", r.Decision, "error", err)
 		}
 		return o
 	}
-	o.Minutes = minutes
+	o.Minutes, o.Tenant = minutes, tenant
 	return o
 }
 

@@ -328,6 +328,56 @@ func TestAwaitRolloutUntilItWantsMore(t *testing.T) {
 	})
 }
 
+// While an act answers a turn of the tenant's callers, what they ask for releases it, whatever the holdback looks like.
+func TestAwaitRolloutReleasesWhenTheMixIsBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now().UTC()
+		back := begun.Add(20 * time.Minute)
+		mixed := &mixedRollouts{share: func(at time.Time) int64 {
+			if at.Before(back) {
+				return 120
+			}
+			return 40
+		}}
+		telemetry := &Telemetry{Rollouts: mixed, Log: silent(), Poll: 10 * time.Second}
+		b := newBench(t, telemetry)
+		r := rollout()
+		r.Index, r.Phase = len(r.Plan.Steps)-1, routing.Holding
+		result, err := run[contract.AwaitRolloutResult](t, b, telemetry.AwaitRollout, contract.AwaitRolloutRequest{
+			Key: opus, Decision: "decision/1", Rollout: r, Baseline: usual(opus), Mix: &routing.Mix{Usual: 0.2, Shifted: 0.6},
+		})
+		require.NoError(t, err)
+		require.Equal(t, routing.Falling, result.Rollout.Phase)
+		require.Contains(t, result.Act.Reason, "the requested mix is back")
+		seen := back.Add(10 * time.Second) // the first look that has anything of the minute
+		require.Equal(t, seen.Add(tuning.Limits.ClearFor), time.Now().UTC())
+		require.Contains(t, mixed.keys, whole)
+	})
+}
+
+// mixedRollouts is a tenant of 200 calls a minute, of which a share asks for opus.
+type mixedRollouts struct {
+	fakeRollouts
+	share func(at time.Time) int64
+	keys  map[usage.Key]bool
+}
+
+func (m *mixedRollouts) Minutes(_ context.Context, key usage.Key, from, to time.Time) (minutes []kpi.Minute, _ error) {
+	if m.keys == nil {
+		m.keys = map[usage.Key]bool{}
+	}
+	m.keys[key] = true
+	for at := from.Truncate(time.Minute); at.Before(to); at = at.Add(time.Minute) {
+		n := int64(200)
+		if key == opus {
+			n = m.share(at)
+		}
+		minutes = append(minutes, kpi.Minute{Start: at, Arm: usage.Treated, Requests: n})
+	}
+	return minutes, nil
+}
+
 func TestAwaitRolloutShowsThatItHolds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/runbook"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 // Incident walks the runbook on durable timers, starts decisions when act.yaml proposes them, and ends
@@ -31,6 +32,8 @@ const maxDecisions = 8
 type incident struct {
 	in         contract.IncidentInput
 	state      contract.IncidentState
+	target     usage.Key      // whose flags its acts are: the key itself, or the model that a pseudo-key's callers turned to
+	mix        *routing.Mix   // that turn
 	plan       []runbook.Step // still to be walked
 	visible    attributes
 	journal    journal
@@ -53,7 +56,7 @@ func newIncident(ctx workflow.Context, in contract.IncidentInput) (*incident, er
 		return nil, invalid(err.Error())
 	}
 	i := &incident{
-		in: in, plan: runbook.Plan(in.Tuning.TimeScale), skip: map[string]contract.SkipStepRequest{},
+		in: in, target: in.Key, plan: runbook.Plan(in.Tuning.TimeScale), skip: map[string]contract.SkipStepRequest{},
 		state: contract.IncidentState{
 			ID: workflow.GetInfo(ctx).WorkflowExecution.ID, Input: in, Level: in.Level, Phase: contract.IncidentOpen,
 			Finding: in.Finding, Reason: in.Finding.Verdict.Reason,
@@ -211,7 +214,7 @@ func (i *incident) check(ctx workflow.Context, step string) runbook.Verdict {
 }
 
 func (i *incident) evidence() contract.EvidenceRequest {
-	return contract.EvidenceRequest{Key: i.in.Key, Opened: i.in.Opened}
+	return contract.EvidenceRequest{Key: i.in.Key, Opened: i.in.Opened, WindowMinutes: i.in.Finding.Facts.WindowMinutes}
 }
 
 // checkChanges looks for a deployment, or a first-seen model or template, shortly before the incident.
@@ -282,7 +285,7 @@ func (i *incident) scoringWanted() bool {
 // score has every call of the key scored, for as long as the incident lasts. It sets Scoring even when
 // the flag could not be set, since the incident can do without; the release at the end is harmless.
 func (i *incident) score(ctx workflow.Context) error {
-	if i.state.Scoring || i.in.Key.Pseudo() {
+	if i.state.Scoring || i.target.Pseudo() {
 		return nil
 	}
 	i.state.Scoring = true
@@ -297,7 +300,7 @@ func (i *incident) score(ctx workflow.Context) error {
 // sampling is the order that sets the key's sampling flag.
 func (i *incident) sampling(share float64, reason string, now time.Time) contract.SetKeyFlagRequest {
 	return contract.SetKeyFlagRequest{
-		Key: i.in.Key, Tuning: i.in.Tuning, UpdateID: fmt.Sprintf("%s/sampling/%g", i.state.ID, share),
+		Key: i.target, Tuning: i.in.Tuning, Start: i.mix != nil, UpdateID: fmt.Sprintf("%s/sampling/%g", i.state.ID, share),
 		Flag: contract.SetFlagRequest{
 			Kind: routing.Sampling, Share: share, Reason: reason, Decision: i.state.ID,
 			ExpiresAt: now.Add(i.in.Tuning.Limits.MaxHold + expirySlack),
@@ -308,17 +311,17 @@ func (i *incident) sampling(share float64, reason string, now time.Time) contrac
 // consider asks act.yaml what to do now, and starts the decision that it proposes: at most one at a
 // time, and none that a person or the holdback has said no to in this incident.
 func (i *incident) consider(ctx workflow.Context) {
-	if i.live != "" || i.resolved || i.in.Key.Pseudo() || len(i.state.Decisions) >= maxDecisions {
+	if i.live != "" || i.resolved || len(i.state.Decisions) >= maxDecisions || !i.aim(ctx) {
 		return
 	}
 	var plan contract.RolloutPlan // what cannot be asked is not provable, and so is left to people
-	request := contract.PlanRolloutRequest{Key: i.in.Key, Kind: routing.Route, Limits: i.in.Tuning.Limits}
+	request := contract.PlanRolloutRequest{Key: i.target, Kind: routing.Route, Limits: i.in.Tuning.Limits}
 	if err := workflow.ExecuteActivity(asking(ctx, "can an act be proved here?"), telemetry.PlanRollout, request).Get(ctx, &plan); err != nil {
 		workflow.GetLogger(ctx).Warn("the traffic could not be sized", "error", err)
 	}
 	var p contract.Proposal
 	err := workflow.ExecuteActivity(asking(ctx, "what does act.yaml propose?"), policies.ProposeAct, contract.ActRequest{
-		Key: i.in.Key, Level: i.state.Level, Finding: i.state.Finding, Step: i.state.Step, Steps: i.state.Steps,
+		Key: i.target, Level: i.state.Level, Finding: i.state.Finding, Step: i.state.Step, Steps: i.state.Steps,
 		Changes: i.state.Evidence.Changes, Provable: plan.Plan.Provable, CoolingDown: i.coolingDown(ctx),
 		Frozen: i.state.Frozen, Scoring: i.state.Scoring,
 	}).Get(ctx, &p)
@@ -329,7 +332,7 @@ func (i *incident) consider(ctx workflow.Context) {
 	switch {
 	case err != nil:
 		workflow.GetLogger(ctx).Warn("the policy could not be asked", "error", err)
-	case !p.Wanted() || i.resolved || i.rejected(p.Action) || i.overtaken(ctx, p.Action):
+	case !p.Wanted() || i.resolved || i.target.Pseudo() || i.rejected(p.Action) || i.overtaken(ctx, p.Action):
 	case p.Action == contract.ScoreCalls && p.Mode == contract.Auto:
 		_ = i.score(ctx)
 	default:
@@ -373,6 +376,9 @@ func (i *incident) overtaken(ctx workflow.Context, action string) bool {
 
 // decide starts a decision and follows it to its end.
 func (i *incident) decide(ctx workflow.Context, p contract.Proposal) {
+	if i.mix != nil {
+		p.Reason += "; " + i.state.Evidence.Shift.Text
+	}
 	attempt := 1
 	for _, d := range i.state.Decisions {
 		if d.Action == p.Action {
@@ -386,10 +392,10 @@ func (i *incident) decide(ctx workflow.Context, p contract.Proposal) {
 		WorkflowID:            id,
 		ParentClosePolicy:     enums.PARENT_CLOSE_POLICY_ABANDON,
 		WorkflowTaskTimeout:   contract.WorkflowTaskTimeout,
-		TypedSearchAttributes: keyAttributes(i.in.Key, string(i.state.Level), string(contract.Proposed)),
-		StaticSummary:         fmt.Sprintf("%s %s %s", p.Action, i.in.Key, p.Value),
+		TypedSearchAttributes: keyAttributes(i.target, string(i.state.Level), string(contract.Proposed)),
+		StaticSummary:         fmt.Sprintf("%s %s %s", p.Action, i.target, p.Value),
 	}), Decision, contract.DecisionInput{
-		Key: i.in.Key, Incident: i.state.ID, Attempt: attempt, Tuning: i.in.Tuning, Proposal: p, Finding: i.state.Finding,
+		Key: i.target, Incident: i.state.ID, Attempt: attempt, Tuning: i.in.Tuning, Proposal: p, Finding: i.state.Finding, Mix: i.mix,
 	})
 	i.live = id
 	i.state.Decisions = append(i.state.Decisions, contract.DecisionSummary{
@@ -434,7 +440,7 @@ func (i *incident) decisionEnded(ctx workflow.Context, id string, result contrac
 		d.Status, d.Reason, d.Share = result.Status, result.Reason, 0
 	case !d.Status.Final():
 		p := contract.SetKeyFlagRequest{
-			Key: i.in.Key, Tuning: i.in.Tuning, UpdateID: id + "/orphaned",
+			Key: i.target, Tuning: i.in.Tuning, UpdateID: id + "/orphaned",
 			Flag: contract.SetFlagRequest{Kind: d.Kind, Decision: id, Reason: "its decision ended without taking it off"},
 		}
 		if err := workflow.ExecuteActivity(doing(ctx, "take an orphaned flag off"), loops.SetKeyFlag, p).Get(ctx, nil); err != nil {

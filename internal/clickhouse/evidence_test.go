@@ -111,6 +111,9 @@ func testEvidence(t *testing.T, s *Store) {
 		got, err = s.Flows(t.Context(), tenant, times)
 		require.NoError(t, err)
 		require.Equal(t, append([]runbook.Flow{dear}, want...), got)
+		shift, err := runbook.JudgeShift(times, got)
+		require.NoError(t, err)
+		require.Equal(t, "callers turned to dear: 61 % of the calls against 29 % before, 85 % of the spend against 82 %", shift.Text)
 		a, err := runbook.Attribute(times, []string{runbook.ByTemplate}, want)
 		require.NoError(t, err)
 		// An hour: v2 and its rerouted calls rise by 13,000 * 6, v1 from 4,000 * 3 to 1,000 * 6, other falls by 500 * 3.
