@@ -26,6 +26,7 @@ type SweepStore interface {
 	ReadWatermark(ctx context.Context, now time.Time) (time.Time, error)
 	Sweep(ctx context.Context, q clickhouse.SweepQuery) ([]detect.Observation, error)
 	Baselines(ctx context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error)
+	BaselinesStored(ctx context.Context, slot time.Time) (time.Time, error)
 	RebuildBaselines(ctx context.Context, at time.Time, min detect.Minimums) (int, error)
 	Providers(ctx context.Context, from, to time.Time) (map[usage.Key]string, error)
 }
@@ -124,6 +125,7 @@ type sweep struct {
 	slot      time.Time // the hour of baselines
 	baselines map[usage.Key]detect.Baseline
 	builtAt   time.Time
+	storedAt  time.Time // when the last of them was stored, by the store's clock
 	failedAt  time.Time // when the baselines could not be brought up to date last
 	epoch     string    // of the store of flags, as last read
 	lacking   bool      // an observed key has traffic enough to be judged, and no baseline
@@ -218,7 +220,9 @@ const retryEvery = time.Minute
 func (s *sweep) freshen(ctx context.Context, at, now time.Time) error {
 	slot := at.Truncate(time.Hour)
 	lacking := s.lacking && now.Sub(s.builtAt) >= s.request.Tuning.Scaled(rebuildEvery)
-	if slot.Equal(s.slot) && !lacking {
+	stored := s.lastStored(ctx)
+	stale := !stored.Equal(s.storedAt)
+	if slot.Equal(s.slot) && !lacking && !stale {
 		return nil
 	}
 	if s.baselines != nil && now.Sub(s.failedAt) < retryEvery {
@@ -243,7 +247,21 @@ func (s *sweep) freshen(ctx context.Context, at, now time.Time) error {
 		return nil
 	}
 	s.slot, s.baselines = slot, baselines
+	s.storedAt = stored // before they were loaded: what has come since is loaded at the next tick
 	return nil
+}
+
+// lastStored is when a baseline of the hour that serves was stored last: somebody may have accepted a level, or had
+// the baselines computed anew, and the next tick must compare with those. A store that cannot say has nothing new.
+func (s *sweep) lastStored(ctx context.Context) time.Time {
+	for _, b := range s.baselines {
+		at, err := s.Store.BaselinesStored(ctx, b.Slot)
+		if err != nil {
+			return s.storedAt
+		}
+		return at
+	}
+	return time.Time{}
 }
 
 // current reports whether the baselines are those of the slot.

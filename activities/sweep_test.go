@@ -33,7 +33,9 @@ type fakeStore struct {
 	computed map[usage.Key]detect.Baseline // what a rebuild stores, at its own slot
 	before   func(context.Context)         // every tick
 
-	watermarkErr, sweepErr, baselinesErr, rebuildErr error
+	storedAt time.Time // of a baseline, last
+
+	watermarkErr, sweepErr, baselinesErr, rebuildErr, storedErr error
 
 	providers    map[usage.Key]string
 	providersErr error
@@ -67,6 +69,10 @@ func (f *fakeStore) Baselines(context.Context, time.Time) (map[usage.Key]detect.
 		all[k] = b
 	}
 	return all, nil
+}
+
+func (f *fakeStore) BaselinesStored(context.Context, time.Time) (time.Time, error) {
+	return f.storedAt, f.storedErr
 }
 
 func (f *fakeStore) RebuildBaselines(_ context.Context, at time.Time, _ detect.Minimums) (int, error) {
@@ -554,6 +560,21 @@ func TestSweepBaselines(t *testing.T) {
 		require.Equal(t, counts{4, 2}, seenOf(p))
 		p.see(t, 15*time.Minute, ill(opus))
 		require.Equal(t, counts{4, 2}, seenOf(p), "nothing is lacking any more")
+	})
+	t.Run("that somebody stored since are compared with at the next tick", func(t *testing.T) {
+		t.Parallel()
+		p := newPlant(t)
+		p.see(t, 0, well(opus))
+		accepted := usual(opus)
+		accepted.Slot, accepted.LnCost, accepted.Quality = now.Truncate(time.Hour), accepted.LnCost+math.Log(3), accepted.Quality*0.6
+		p.store.stored[opus], p.store.storedAt = accepted, now.Add(time.Second)
+		require.Empty(t, p.see(t, 5*time.Second, seen(opus, 3, 0.6)), "the accepted level is the usual one")
+		require.Equal(t, counts{3, 1}, seenOf(p))
+		p.see(t, 10*time.Second, seen(opus, 3, 0.6))
+		require.Equal(t, counts{3, 1}, seenOf(p), "and is read once")
+		p.store.storedErr = errAway
+		p.see(t, 15*time.Second, seen(opus, 3, 0.6))
+		require.Equal(t, counts{3, 1}, seenOf(p))
 	})
 	t.Run("are not computed for a key with little traffic", func(t *testing.T) {
 		t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -25,6 +26,8 @@ type EvidenceStore interface {
 	FirstSeen(ctx context.Context, key usage.Key, from, to time.Time, lookback time.Duration) ([]clickhouse.Sighting, error)
 	Completion(ctx context.Context, key usage.Key, from, to time.Time) ([]clickhouse.CompletionChange, error)
 	WorstTraces(ctx context.Context, key usage.Key, from, to time.Time, n int) ([]clickhouse.Trace, error)
+	Flows(ctx context.Context, key usage.Key, times runbook.Times) ([]runbook.Flow, error)
+	PastIncident(ctx context.Context, key usage.Key, before time.Time) (*contract.PastIncident, error)
 }
 
 // RolloutStore is what a rollout is sized and watched by: package clickhouse.
@@ -36,17 +39,26 @@ type RolloutStore interface {
 // AuditStore keeps what was decided: package clickhouse.
 type AuditStore interface {
 	RecordIncident(ctx context.Context, r contract.IncidentRecord) error
+	RecordIncidents(ctx context.Context, records []contract.IncidentRecord) error
 	RecordDecision(ctx context.Context, r contract.DecisionRecord) error
 	LastActEnded(ctx context.Context, key usage.Key) (time.Time, error)
 }
 
+// BaselineStore keeps what is usual: package clickhouse.
+type BaselineStore interface {
+	AcceptLevel(ctx context.Context, key usage.Key, at time.Time, who, reason string, minimums detect.Minimums) (detect.Baseline, error)
+	RebuildBaselines(ctx context.Context, at time.Time, minimums detect.Minimums) (int, error)
+	RebuildTenant(ctx context.Context, tenant string, at time.Time, minimums detect.Minimums) (int, error)
+}
+
 // Telemetry reads what is stored, and stores what was decided.
 type Telemetry struct {
-	Evidence EvidenceStore
-	Rollouts RolloutStore
-	Audit    AuditStore
-	Log      *slog.Logger
-	Poll     time.Duration // between two looks at a rollout; zero is five seconds
+	Evidence  EvidenceStore
+	Rollouts  RolloutStore
+	Audit     AuditStore
+	Baselines BaselineStore
+	Log       *slog.Logger
+	Poll      time.Duration // between two looks at a rollout; zero is five seconds
 }
 
 // What evidence looks at: changes up to an hour before the incident, new against the week before, and
@@ -116,6 +128,10 @@ func (t *Telemetry) CompareCompletion(ctx context.Context, r contract.EvidenceRe
 	c := mostChanged(changes)
 	for _, trace := range traces {
 		c.Worst = append(c.Worst, trace.TraceID)
+		c.Traces = append(c.Traces, runbook.Trace{
+			ID: trace.TraceID, At: trace.Timestamp, Model: trace.Model, Template: trace.PromptTemplate, Cost: trace.Cost,
+			InputTokens: trace.InputTokens, OutputTokens: trace.OutputTokens, Score: trace.Score,
+		})
 	}
 	return c, nil
 }
@@ -231,7 +247,7 @@ func (t *Telemetry) AwaitRollout(ctx context.Context, r contract.AwaitRolloutReq
 
 // observe reads what a step of the rollout looks at.
 func (t *Telemetry) observe(ctx context.Context, r contract.AwaitRolloutRequest, rollout routing.Rollout, now time.Time) routing.Observation {
-	o := routing.Observation{Baseline: r.Baseline}
+	o := routing.Observation{Baseline: r.Baseline, Mix: r.Mix}
 	from := now.Add(-lookBack)
 	if rollout.Since.Before(from) {
 		from = rollout.Since
@@ -242,13 +258,17 @@ func (t *Telemetry) observe(ctx context.Context, r contract.AwaitRolloutRequest,
 	within, cancel := context.WithTimeout(ctx, heartbeatEvery)
 	defer cancel()
 	minutes, err := t.Rollouts.Minutes(within, r.Key, from, now)
+	var tenant []kpi.Minute
+	if err == nil && r.Mix != nil {
+		tenant, err = t.Rollouts.Minutes(within, usage.Key{Tenant: r.Key.Tenant, Model: usage.AnyModel}, now.Add(-lookBack), now)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			t.Log.WarnContext(ctx, "a rollout cannot see its telemetry", "decision", r.Decision, "error", err)
 		}
 		return o
 	}
-	o.Minutes = minutes
+	o.Minutes, o.Tenant = minutes, tenant
 	return o
 }
 
@@ -270,6 +290,47 @@ func (t *Telemetry) RecordIncident(ctx context.Context, s contract.IncidentState
 	})
 	if err != nil {
 		return fmt.Errorf("storing the incident: %w", err)
+	}
+	return nil
+}
+
+// RecordGroup stores the state of an incident of many keys: one row of the group, which belongs to no tenant and so
+// is seen by those alone who see every tenant, and one of each key, of its tenant, by which the time that the key
+// was in the group is left out of its baselines. What findings say of a key is told in its own row alone.
+func (t *Telemetry) RecordGroup(ctx context.Context, s contract.GroupState) error {
+	shown := s
+	shown.Keys = slices.Clone(s.Keys)
+	for i := range shown.Keys {
+		shown.Keys[i].Reason = ""
+	}
+	shown.Evidence.Completion, shown.Evidence.Attribution = runbook.Completion{}, nil
+	detail, err := json.Marshal(shown)
+	if err != nil {
+		return badInput("the group's state cannot be written as JSON", err)
+	}
+	step := ""
+	if len(s.Steps) > 0 {
+		step = s.Steps[len(s.Steps)-1].Step.Name
+	}
+	records := []contract.IncidentRecord{{
+		ID: s.ID, Key: usage.Everything, OpenedAt: s.Input.Opened, EndedAt: s.ClosedAt, Level: s.Level, State: string(s.Phase),
+		Step: step, Rule: s.Input.Cause, Reason: s.Reason, Detail: detail, UpdatedAt: s.UpdatedAt,
+	}}
+	for _, k := range s.Keys {
+		member := contract.IncidentRecord{
+			ID: contract.GroupMemberID(s.ID, k.Key, k.JoinedAt), Key: k.Key, OpenedAt: k.JoinedAt, EndedAt: k.LeftAt, Level: k.Level,
+			State: string(s.Phase), Step: step, Rule: s.Input.Cause, Reason: k.Reason, UpdatedAt: s.UpdatedAt,
+		}
+		if member.EndedAt.IsZero() {
+			member.EndedAt = s.ClosedAt
+		}
+		if !member.EndedAt.IsZero() {
+			member.State = string(contract.IncidentClosed)
+		}
+		records = append(records, member)
+	}
+	if err := t.Audit.RecordIncidents(ctx, records); err != nil {
+		return fmt.Errorf("storing the group with %d keys: %w", len(s.Keys), err)
 	}
 	return nil
 }

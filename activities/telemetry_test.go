@@ -25,7 +25,11 @@ type fakeEvidence struct {
 	sightings   []clickhouse.Sighting
 	completion  []clickhouse.CompletionChange
 	traces      []clickhouse.Trace
+	flows       []runbook.Flow
+	past        *contract.PastIncident
+	times       runbook.Times
 
+	flowsErr                                               error
 	deploymentsErr, firstSeenErr, completionErr, tracesErr error
 
 	key      usage.Key
@@ -52,6 +56,16 @@ func (f *fakeEvidence) Completion(_ context.Context, key usage.Key, from, _ time
 func (f *fakeEvidence) WorstTraces(_ context.Context, _ usage.Key, _, _ time.Time, n int) ([]clickhouse.Trace, error) {
 	f.n = n
 	return f.traces, f.tracesErr
+}
+
+func (f *fakeEvidence) Flows(_ context.Context, key usage.Key, times runbook.Times) ([]runbook.Flow, error) {
+	f.key, f.times = key, times
+	return f.flows, f.flowsErr
+}
+
+func (f *fakeEvidence) PastIncident(_ context.Context, key usage.Key, before time.Time) (*contract.PastIncident, error) {
+	f.key, f.from = key, before
+	return f.past, nil
 }
 
 // fakeRollouts is a key's traffic, as a function of the time asked about.
@@ -169,10 +183,13 @@ func TestCompareCompletion(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			evidence := &fakeEvidence{completion: tc.changes, traces: []clickhouse.Trace{{TraceID: "t1"}, {TraceID: "t2"}}}
+			evidence := &fakeEvidence{completion: tc.changes, traces: []clickhouse.Trace{
+				{TraceID: "t1", Model: "claude-3-opus-1", PromptTemplate: "v7", Cost: 5, InputTokens: 3, OutputTokens: 2}, {TraceID: "t2"},
+			}}
 			completion, err := (&Telemetry{Evidence: evidence}).CompareCompletion(t.Context(), request)
 			require.NoError(t, err)
 			tc.want.Worst = []string{"t1", "t2"}
+			tc.want.Traces = []runbook.Trace{{ID: "t1", Model: "claude-3-opus-1", Template: "v7", Cost: 5, InputTokens: 3, OutputTokens: 2}, {ID: "t2"}}
 			require.Equal(t, tc.want, completion)
 			require.Equal(t, now, evidence.from)
 			require.Equal(t, 5, evidence.n)
@@ -311,6 +328,56 @@ func TestAwaitRolloutUntilItWantsMore(t *testing.T) {
 	})
 }
 
+// While an act answers a turn of the tenant's callers, what they ask for releases it, whatever the holdback looks like.
+func TestAwaitRolloutReleasesWhenTheMixIsBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now().UTC()
+		back := begun.Add(20 * time.Minute)
+		mixed := &mixedRollouts{share: func(at time.Time) int64 {
+			if at.Before(back) {
+				return 120
+			}
+			return 40
+		}}
+		telemetry := &Telemetry{Rollouts: mixed, Log: silent(), Poll: 10 * time.Second}
+		b := newBench(t, telemetry)
+		r := rollout()
+		r.Index, r.Phase = len(r.Plan.Steps)-1, routing.Holding
+		result, err := run[contract.AwaitRolloutResult](t, b, telemetry.AwaitRollout, contract.AwaitRolloutRequest{
+			Key: opus, Decision: "decision/1", Rollout: r, Baseline: usual(opus), Mix: &routing.Mix{Usual: 0.2, Shifted: 0.6},
+		})
+		require.NoError(t, err)
+		require.Equal(t, routing.Falling, result.Rollout.Phase)
+		require.Contains(t, result.Act.Reason, "the requested mix is back")
+		seen := back.Add(10 * time.Second) // the first look that has anything of the minute
+		require.Equal(t, seen.Add(tuning.Limits.ClearFor), time.Now().UTC())
+		require.Contains(t, mixed.keys, whole)
+	})
+}
+
+// mixedRollouts is a tenant of 200 calls a minute, of which a share asks for opus.
+type mixedRollouts struct {
+	fakeRollouts
+	share func(at time.Time) int64
+	keys  map[usage.Key]bool
+}
+
+func (m *mixedRollouts) Minutes(_ context.Context, key usage.Key, from, to time.Time) (minutes []kpi.Minute, _ error) {
+	if m.keys == nil {
+		m.keys = map[usage.Key]bool{}
+	}
+	m.keys[key] = true
+	for at := from.Truncate(time.Minute); at.Before(to); at = at.Add(time.Minute) {
+		n := int64(200)
+		if key == opus {
+			n = m.share(at)
+		}
+		minutes = append(minutes, kpi.Minute{Start: at, Arm: usage.Treated, Requests: n})
+	}
+	return minutes, nil
+}
+
 func TestAwaitRolloutShowsThatItHolds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -447,6 +514,7 @@ func TestWriteReport(t *testing.T) {
 // fakeAudit keeps what was recorded.
 type fakeAudit struct {
 	incident contract.IncidentRecord
+	many     []contract.IncidentRecord
 	decision contract.DecisionRecord
 	acted    map[usage.Key]time.Time
 	err      error
@@ -458,6 +526,11 @@ func (f *fakeAudit) LastActEnded(_ context.Context, key usage.Key) (time.Time, e
 
 func (f *fakeAudit) RecordIncident(_ context.Context, r contract.IncidentRecord) error {
 	f.incident = r
+	return f.err
+}
+
+func (f *fakeAudit) RecordIncidents(_ context.Context, records []contract.IncidentRecord) error {
+	f.many = records
 	return f.err
 }
 

@@ -26,6 +26,7 @@ type Store interface {
 	activities.EvidenceStore
 	activities.RolloutStore
 	activities.AuditStore
+	activities.BaselineStore
 }
 
 // Flags is where flags are kept: package redis.
@@ -129,7 +130,7 @@ func Register(r registry, o Options) {
 	}
 	loop := &activities.Loop{Client: o.Client, Log: o.Logger}
 	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery})
-	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Log: o.Logger, Poll: o.SweepEvery})
+	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Baselines: o.Store, Log: o.Logger, Poll: o.SweepEvery})
 	r.RegisterActivity(&activities.Policy{Set: o.Policies, Rollback: o.Rollbacks.Has})
 	r.RegisterActivity(&activities.Rollback{Client: &http.Client{}, Hooks: o.Rollbacks})
 	r.RegisterActivity(&activities.Routing{Flags: o.Flags, Log: o.Logger})

@@ -98,7 +98,7 @@ func (l *alertLoop) acceptLevel(ctx workflow.Context, r contract.AcceptLevelRequ
 	}
 	var result contract.AcceptLevelResult
 	within := workflow.WithScheduleToCloseTimeout(doing(ctx, "accept the new level"), evidenceWithin) // a person waits
-	if err := workflow.ExecuteActivity(within, acceptLevel, request).Get(ctx, &result); err != nil {
+	if err := workflow.ExecuteActivity(within, telemetry.AcceptLevel, request).Get(ctx, &result); err != nil {
 		return result, fmt.Errorf("accepting the new level of %s: %w", l.in.Key, err)
 	}
 	if l.state.Alert.Open() {

@@ -109,7 +109,7 @@ func (c *calibration) compute(ctx workflow.Context) error {
 		Summary:     "compute the baselines anew",
 	})
 	var baselines int
-	err := workflow.ExecuteActivity(options, computeBaselines, contract.RecalibrateActivityRequest{
+	err := workflow.ExecuteActivity(options, telemetry.Recalibrate, contract.RecalibrateActivityRequest{
 		Tenant: c.in.Tenant, Minimums: c.in.Tuning.Limits.Minimums, At: workflow.Now(ctx),
 	}).Get(ctx, &baselines)
 	if ctx.Err() != nil {

@@ -385,7 +385,7 @@ func (d *decision) watch(ctx workflow.Context) (routing.Act, error) {
 	}
 	var result contract.AwaitRolloutResult
 	err := workflow.ExecuteActivity(watch, telemetry.AwaitRollout, contract.AwaitRolloutRequest{
-		Key: d.in.Key, Decision: d.state.ID, Rollout: d.state.Rollout, Baseline: d.state.Plan.Baseline,
+		Key: d.in.Key, Decision: d.state.ID, Rollout: d.state.Rollout, Baseline: d.state.Plan.Baseline, Mix: d.in.Mix,
 	}).Get(watch, &result)
 	switch {
 	case ctx.Err() != nil:
@@ -452,7 +452,7 @@ func (d *decision) setFlag(ctx workflow.Context, share float64, reason string) e
 		hold = d.in.Tuning.Limits.UnprovenHold
 	}
 	request := contract.SetKeyFlagRequest{
-		Key: d.in.Key, Tuning: d.in.Tuning,
+		Key: d.in.Key, Tuning: d.in.Tuning, Start: d.in.Mix != nil, // the model has no alert of its own
 		UpdateID: fmt.Sprintf("%s/%d/%g", d.state.ID, len(d.state.History), share),
 		Flag: contract.SetFlagRequest{
 			Kind: d.in.Proposal.Kind, Value: d.in.Proposal.Value, Share: share, Reason: reason, Decision: d.state.ID,

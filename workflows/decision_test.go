@@ -61,6 +61,8 @@ type keyDecision struct {
 	acts     []act // of the looks at the rollout, one each; after the last it watches until called off
 	watchErr error
 
+	orders   []contract.SetKeyFlagRequest
+	mixes    []*routing.Mix // that the watches were given
 	shares   []float64
 	updates  map[string]float64
 	outcomes []string
@@ -120,11 +122,11 @@ func newKeyDecision(t *testing.T, mode contract.Mode) *keyDecision {
 		}
 		require.NotContains(t, d.updates, r.UpdateID, "each order has its own id")
 		d.updates[r.UpdateID] = r.Flag.Share
-		d.shares = append(d.shares, r.Flag.Share)
+		d.shares, d.orders = append(d.shares, r.Flag.Share), append(d.orders, r)
 		return contract.SetFlagResult{Changed: true}, nil
 	})
 	d.OnActivity(telemetry.AwaitRollout, anyArgs()...).Return(func(_ context.Context, r contract.AwaitRolloutRequest) (contract.AwaitRolloutResult, error) {
-		d.watched = append(d.watched, r.Rollout)
+		d.watched, d.mixes = append(d.watched, r.Rollout), append(d.mixes, r.Mix)
 		if d.watchErr != nil {
 			return contract.AwaitRolloutResult{}, d.watchErr
 		}
@@ -188,6 +190,23 @@ func TestDecisionApproved(t *testing.T) {
 	require.Contains(t, statuses(state), contract.Holding)
 	require.Contains(t, statuses(state), contract.Releasing)
 	require.Equal(t, len(state.History), d.moves, "the incident hears every move")
+}
+
+// An act on the model that a tenant's callers turned to watches the mix, and its key's loop may have to be started.
+func TestDecisionOnAShiftedModel(t *testing.T) {
+	d := newKeyDecision(t, contract.Auto)
+	d.granted = true
+	d.in.Mix = &routing.Mix{Usual: 0.2, Shifted: 0.6}
+	d.acts = []act{up, down, ended(routing.Released)}
+	require.Equal(t, contract.Released, d.run().Status)
+	require.NotEmpty(t, d.orders)
+	for _, order := range d.orders {
+		require.True(t, order.Start)
+	}
+	for _, mix := range d.mixes {
+		require.Equal(t, d.in.Mix, mix)
+	}
+	require.Len(t, d.mixes, 3)
 }
 
 func TestDecisionByTrust(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
@@ -30,6 +31,8 @@ const maxDecisions = 8
 type incident struct {
 	in         contract.IncidentInput
 	state      contract.IncidentState
+	target     usage.Key      // whose flags its acts are: the key itself, or the model that a pseudo-key's callers turned to
+	mix        *routing.Mix   // that turn
 	plan       []runbook.Step // still to be walked
 	visible    attributes
 	journal    journal
@@ -60,7 +63,7 @@ func newIncident(ctx workflow.Context, in contract.IncidentInput) (*incident, er
 		return nil, invalid(err.Error())
 	}
 	i := &incident{
-		in: in, plan: runbook.Plan(in.Tuning.TimeScale), skip: map[string]contract.SkipStepRequest{}, undone: map[string]usage.Deployment{},
+		in: in, target: in.Key, plan: runbook.Plan(in.Tuning.TimeScale), skip: map[string]contract.SkipStepRequest{}, undone: map[string]usage.Deployment{},
 		state: contract.IncidentState{
 			ID: workflow.GetInfo(ctx).WorkflowExecution.ID, Input: in, Level: in.Level, Phase: contract.IncidentOpen,
 			Finding: in.Finding, Reason: in.Finding.Verdict.Reason,

@@ -20,17 +20,17 @@ import (
 // consider asks act.yaml what to do now, and starts the decision that it proposes: at most one at a
 // time, and none that a person or the holdback has said no to in this incident.
 func (i *incident) consider(ctx workflow.Context) {
-	if i.live != "" || i.resolved || !ownsFlags(i.in.Key) || len(i.state.Decisions) >= maxDecisions {
+	if i.live != "" || i.resolved || len(i.state.Decisions) >= maxDecisions || !i.aim(ctx) {
 		return
 	}
 	var plan contract.RolloutPlan // what cannot be asked is not provable, and so is left to people
-	request := contract.PlanRolloutRequest{Key: i.in.Key, Kind: routing.Route, Limits: i.in.Tuning.Limits}
+	request := contract.PlanRolloutRequest{Key: i.target, Kind: routing.Route, Limits: i.in.Tuning.Limits}
 	if err := workflow.ExecuteActivity(asking(ctx, "can an act be proved here?"), telemetry.PlanRollout, request).Get(ctx, &plan); err != nil {
 		workflow.GetLogger(ctx).Warn("the traffic could not be sized", "error", err)
 	}
 	var p contract.Proposal
 	err := workflow.ExecuteActivity(asking(ctx, "what does act.yaml propose?"), policies.ProposeAct, contract.ActRequest{
-		Key: i.in.Key, Level: i.state.Level, Finding: i.state.Finding, Step: i.state.Step, Steps: i.state.Steps,
+		Key: i.target, Level: i.state.Level, Finding: i.state.Finding, Step: i.state.Step, Steps: i.state.Steps,
 		Changes: i.state.Evidence.Changes, Provable: plan.Plan.Provable, CoolingDown: i.coolingDown(ctx),
 		Frozen: i.state.Frozen, Scoring: i.state.Scoring, Deployment: i.deployment(),
 	}).Get(ctx, &p)
@@ -41,7 +41,7 @@ func (i *incident) consider(ctx workflow.Context) {
 	switch {
 	case err != nil:
 		workflow.GetLogger(ctx).Warn("the policy could not be asked", "error", err)
-	case !p.Wanted() || i.resolved || i.rejected(p.Action) || i.overtaken(ctx, p.Action):
+	case !p.Wanted() || i.resolved || !i.target.OwnsFlags() || i.rejected(p.Action) || i.overtaken(ctx, p.Action):
 	case p.Action == contract.ScoreCalls && p.Mode == contract.Auto:
 		_ = i.score(ctx)
 	default:
@@ -103,6 +103,9 @@ func (i *incident) overtaken(ctx workflow.Context, action string) bool {
 
 // decide starts a decision and follows it to its end.
 func (i *incident) decide(ctx workflow.Context, p contract.Proposal) {
+	if i.mix != nil {
+		p.Reason += "; " + i.state.Evidence.Shift.Text
+	}
 	attempt := attempts(i.state.Decisions, p.Action) + 1
 	id := contract.DecisionID(i.state.ID, p.Action, attempt)
 	// On a context of its own: to cancel the incident is to withdraw its decision, not to cancel it.
@@ -111,10 +114,10 @@ func (i *incident) decide(ctx workflow.Context, p contract.Proposal) {
 		WorkflowID:            id,
 		ParentClosePolicy:     enums.PARENT_CLOSE_POLICY_ABANDON,
 		WorkflowTaskTimeout:   contract.WorkflowTaskTimeout,
-		TypedSearchAttributes: keyAttributes(i.in.Key, string(i.state.Level), string(contract.Proposed)),
-		StaticSummary:         fmt.Sprintf("%s %s %s", p.Action, i.in.Key, p.Value),
+		TypedSearchAttributes: keyAttributes(i.target, string(i.state.Level), string(contract.Proposed)),
+		StaticSummary:         fmt.Sprintf("%s %s %s", p.Action, i.target, p.Value),
 	}), Decision, contract.DecisionInput{
-		Key: i.in.Key, Incident: i.state.ID, Attempt: attempt, Tuning: i.in.Tuning, Proposal: p, Finding: i.state.Finding,
+		Key: i.target, Incident: i.state.ID, Attempt: attempt, Tuning: i.in.Tuning, Proposal: p, Finding: i.state.Finding, Mix: i.mix,
 		Opened: i.in.Opened, Mute: i.state.Mute,
 	})
 	i.live = id
@@ -165,7 +168,7 @@ func (i *incident) decisionEnded(ctx workflow.Context, id string, result contrac
 		d.Status, d.Reason = contract.Withdrawn, "it ended without a verdict: "+err.Error()
 	case !d.Status.Final():
 		p := contract.SetKeyFlagRequest{
-			Key: i.in.Key, Tuning: i.in.Tuning, UpdateID: id + "/orphaned",
+			Key: i.target, Tuning: i.in.Tuning, UpdateID: id + "/orphaned",
 			Flag: contract.SetFlagRequest{Kind: d.Kind, Decision: id, Reason: "its decision ended without taking it off"},
 		}
 		if err := workflow.ExecuteActivity(doing(ctx, "take an orphaned flag off"), loops.SetKeyFlag, p).Get(ctx, nil); err != nil {

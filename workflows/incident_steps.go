@@ -178,7 +178,7 @@ func (i *incident) lookBack(ctx workflow.Context) {
 	if !i.bulletin.ordered {
 		return
 	}
-	past := workflow.ExecuteActivity(asking(ctx, "the key's last incident"), pastIncident, i.evidence())
+	past := workflow.ExecuteActivity(asking(ctx, "the key's last incident"), telemetry.PastIncident, i.evidence())
 	i.attribute(ctx)
 	if err := past.Get(ctx, &i.state.Previous); err != nil {
 		workflow.GetLogger(ctx).Warn("the key's last incident could not be read", "error", err)
@@ -249,7 +249,7 @@ func (i *incident) scoringWanted() bool {
 // score has every call of the key scored, for as long as the incident lasts. It sets Scoring even when
 // the flag could not be set, since the incident can do without; the release at the end is harmless.
 func (i *incident) score(ctx workflow.Context) error {
-	if i.state.Scoring || !ownsFlags(i.in.Key) {
+	if i.state.Scoring || !i.target.OwnsFlags() {
 		return nil
 	}
 	i.state.Scoring = true
@@ -259,14 +259,14 @@ func (i *incident) score(ctx workflow.Context) error {
 		workflow.GetLogger(ctx).Warn("sampling could not be raised", "error", err)
 		return err
 	}
-	i.postText(ctx, contract.NoticeActed, "every call is scored", "Every call of "+i.in.Key.String()+" is scored for as long as the incident lasts.")
+	i.postText(ctx, contract.NoticeActed, "every call is scored", "Every call of "+i.target.String()+" is scored for as long as the incident lasts.")
 	return nil
 }
 
 // sampling is the order that sets the key's sampling flag.
 func (i *incident) sampling(share float64, reason string, now time.Time) contract.SetKeyFlagRequest {
 	return contract.SetKeyFlagRequest{
-		Key: i.in.Key, Tuning: i.in.Tuning, UpdateID: fmt.Sprintf("%s/sampling/%g", i.state.ID, share),
+		Key: i.target, Tuning: i.in.Tuning, Start: i.mix != nil, UpdateID: fmt.Sprintf("%s/sampling/%g", i.state.ID, share),
 		Flag: contract.SetFlagRequest{
 			Kind: routing.Sampling, Share: share, Reason: reason, Decision: i.state.ID,
 			ExpiresAt: now.Add(i.in.Tuning.Limits.MaxHold + expirySlack),
@@ -274,18 +274,9 @@ func (i *incident) sampling(share float64, reason string, now time.Time) contrac
 	}
 }
 
-// attribute asks what carries the rise: as the incident opens, and with more calls to go by for its report. Of a
-// tenant's whole mix it also asks which model its callers have turned to.
+// attribute asks what carries the rise: as the incident opens, and with more calls to go by for its report.
 func (i *incident) attribute(ctx workflow.Context) {
-	if i.in.Key.Pseudo() && i.in.Key != usage.Everything {
-		shift := workflow.ExecuteActivity(asking(ctx, "which model have callers turned to?"), attributeShift, i.evidence())
-		defer func() {
-			if err := shift.Get(ctx, &i.state.Evidence.Shift); err != nil {
-				workflow.GetLogger(ctx).Warn("a shift could not be judged", "error", err)
-			}
-		}()
-	}
-	if err := workflow.ExecuteActivity(asking(ctx, "what carries the rise?"), attributeRise, i.evidence()).Get(ctx, &i.state.Evidence.Attribution); err != nil {
+	if err := workflow.ExecuteActivity(asking(ctx, "what carries the rise?"), telemetry.AttributeRise, i.evidence()).Get(ctx, &i.state.Evidence.Attribution); err != nil {
 		workflow.GetLogger(ctx).Warn("the rise could not be split", "error", err)
 	}
 }
@@ -300,13 +291,6 @@ func attributed(e contract.Evidence) string {
 		said = append(said, e.Attribution.Text())
 	}
 	return strings.Join(said, "; ")
-}
-
-// ownsFlags reports whether acts on the key are possible: a pseudo-key names no single model, and nothing is
-// done to an experiment.
-func ownsFlags(k usage.Key) bool {
-	_, _, experiment := k.Experiment()
-	return !k.Pseudo() && !experiment
 }
 
 // recalibrate asks for new baselines when another model has come to serve the key: once, since the next run

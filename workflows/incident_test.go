@@ -48,6 +48,7 @@ type keyIncident struct {
 	mute         *contract.Mute
 	key          usage.Key
 	level        detect.Level
+	shift        runbook.Shift // of the tenant's requested mix
 
 	// With what these fail: asking the policy, orders of flags, the report, the record, telling the loop.
 	actErr, reportErr, recordErr, loopErr error
@@ -87,8 +88,13 @@ func newKeyIncident(t *testing.T) *keyIncident {
 		return i.propose(r), nil
 	})
 	i.OnActivity(telemetry.LastAct, anyArgs()...).Return(func(_ context.Context, k usage.Key) (time.Time, error) {
-		require.Equal(t, key.Tenant, k.Tenant)
+		require.Contains(t, []string{key.Tenant, usage.AnyModel}, k.Tenant)
 		return i.lastAct, i.away
+	})
+	i.OnActivity(telemetry.AttributeShift, anyArgs()...).Return(func(_ context.Context, r contract.EvidenceRequest) (runbook.Shift, error) {
+		require.True(t, r.Key.Pseudo())
+		i.checked = append(i.checked, "shift "+i.since())
+		return i.shift, i.away
 	})
 	i.OnActivity(telemetry.WriteReport, anyArgs()...).Return(func(_ context.Context, r runbook.Report) (contract.WrittenReport, error) {
 		return contract.WrittenReport{Markdown: r.Markdown()}, i.reportErr
@@ -560,11 +566,77 @@ func TestIncidentOfAPseudoKeyOnlyTells(t *testing.T) {
 		Key: pseudo, Opened: start, Level: detect.Page, Finding: finding(start, detect.Page), Loop: contract.AlertLoopID(pseudo), Tuning: tuning,
 	})
 	require.NoError(t, i.GetWorkflowError())
-	require.Empty(t, i.started)
+	require.NotEmpty(t, i.asked, "act.yaml says why")
+	require.Equal(t, pseudo, i.asked[0].Key)
+	require.Empty(t, i.started, "whatever it wants")
 	require.Empty(t, i.orders)
 	state := query[contract.IncidentState](t, i.TestWorkflowEnvironment)
 	require.Equal(t, "claude-3-opus", state.Evidence.Shift.Model)
 	require.Contains(t, state.Report, "callers turned to claude-3-opus")
+}
+
+// The finding of a pseudo-key names the model that callers turned to: what is done is done on that model's key, until
+// the requested mix is back.
+func TestIncidentOfAPseudoKeyActsOnTheShiftedModel(t *testing.T) {
+	i := newKeyIncident(t)
+	pseudo := usage.Key{Tenant: key.Tenant, Model: usage.AnyModel}
+	i.propose = func(r contract.ActRequest) contract.Proposal {
+		if r.Key.Pseudo() {
+			return contract.Proposal{Action: "none", Mode: contract.Never, Reason: "the finding names no single model"}
+		}
+		return downgrade(r)
+	}
+	i.end = contract.Released
+	i.SetStartWorkflowOptions(startOptions(contract.IncidentID(pseudo, start)))
+	i.OnSignalExternalWorkflow(anyString, contract.AlertLoopID(pseudo), anyString, contract.IncidentEnded, anyString).Return(nil)
+	at(i.TestWorkflowEnvironment, time.Minute, func() {
+		s := query[contract.IncidentState](t, i.TestWorkflowEnvironment)
+		require.Equal(t, "the finding names no single model", s.Advice)
+		require.Empty(t, i.started, "no model explains it yet")
+		i.shift = runbook.Shift{Model: key.Model, Before: 0.2, Now: 0.6, Known: true, Text: "callers turned to claude-3-opus"}
+	})
+	id := contract.DecisionID(contract.IncidentID(pseudo, start), "downgrade", 1)
+	signal := func(d time.Duration, name string) {
+		at(i.TestWorkflowEnvironment, d, func() { require.NoError(t, i.SignalWorkflowByID(id, name, nil)) })
+	}
+	signal(3*time.Minute, "approve")
+	signal(20*time.Minute, "end")
+	i.resolve(25 * time.Minute)
+	pseudoFinding := finding(start, detect.Page)
+	pseudoFinding.Key = pseudo
+	i.ExecuteWorkflow(workflows.Incident, contract.IncidentInput{
+		Key: pseudo, Opened: start, Level: detect.Page, Finding: pseudoFinding, Loop: contract.AlertLoopID(pseudo), Tuning: tuning,
+	})
+	require.NoError(t, i.GetWorkflowError())
+	require.Len(t, i.started, 1)
+	in := i.started[0]
+	require.Equal(t, key, in.Key)
+	require.Equal(t, &routing.Mix{Usual: 0.2, Shifted: 0.6}, in.Mix)
+	require.Equal(t, pseudo, in.Finding.Key)
+	require.Contains(t, in.Proposal.Reason, "; callers turned to claude-3-opus")
+	require.Equal(t, []usage.Key{pseudo, key}, []usage.Key{i.asked[0].Key, i.asked[1].Key})
+	require.Len(t, i.orders, 2, "both arms are scored, and then as before")
+	for _, order := range i.orders {
+		require.Equal(t, key, order.Key)
+		require.True(t, order.Start, "the model's own loop may not run")
+	}
+	state := query[contract.IncidentState](t, i.TestWorkflowEnvironment)
+	require.Equal(t, contract.Released, state.Decisions[0].Status)
+	require.Equal(t, &i.shift, state.Evidence.Shift)
+}
+
+// All telemetry together has no model to act on.
+func TestIncidentOfEverythingAsksForNothing(t *testing.T) {
+	i := newKeyIncident(t)
+	i.propose = downgrade
+	i.OnSignalExternalWorkflow(anyString, contract.AlertLoopID(usage.Everything), anyString, contract.IncidentEnded, anyString).Return(nil)
+	i.resolve(12 * time.Minute)
+	i.ExecuteWorkflow(workflows.Incident, contract.IncidentInput{
+		Key: usage.Everything, Opened: start, Level: detect.Page, Finding: finding(start, detect.Page), Loop: contract.AlertLoopID(usage.Everything), Tuning: tuning,
+	})
+	require.NoError(t, i.GetWorkflowError())
+	require.Empty(t, i.asked)
+	require.Empty(t, i.started)
 }
 
 func TestIncidentCancelledLeavesNothing(t *testing.T) {

@@ -66,22 +66,6 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks} {
 		env.RegisterActivity(a)
 	}
-	byName := func(name string) activity.RegisterOptions {
-		return activity.RegisterOptions{Name: name, DisableAlreadyRegisteredCheck: true}
-	}
-	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (*contract.PastIncident, error) {
-		return nil, nil
-	}, byName("PastIncident"))
-	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (runbook.Attribution, error) {
-		return runbook.Attribution{}, nil
-	}, byName("AttributeRise"))
-	env.RegisterActivityWithOptions(func(context.Context, contract.EvidenceRequest) (runbook.Shift, error) {
-		return runbook.Shift{Model: "claude-3-opus", Known: true, Text: "callers turned to claude-3-opus"}, nil
-	}, byName("AttributeShift"))
-	env.RegisterActivityWithOptions(func(context.Context, contract.RecalibrateActivityRequest) (int, error) { return 0, nil }, byName("Recalibrate"))
-	env.RegisterActivityWithOptions(func(context.Context, contract.AcceptLevelActivityRequest) (contract.AcceptLevelResult, error) {
-		panic("not mocked")
-	}, activity.RegisterOptions{Name: "AcceptLevel", DisableAlreadyRegisteredCheck: true})
 	return env
 }
 

@@ -21,17 +21,6 @@ var (
 	rollbacks *activities.Rollback
 )
 
-// Activities of Telemetry that are called by name.
-const (
-	pastIncident     = "PastIncident"
-	attributeRise    = "AttributeRise"
-	attributeShift   = "AttributeShift"
-	computeBaselines = "Recalibrate"
-)
-
-// acceptLevel is the activity Telemetry.AcceptLevel.
-const acceptLevel = "AcceptLevel"
-
 // attempt is how long one try of a quick activity may take. A worker that dies in the middle costs
 // its incident no more than this.
 const attempt = 15 * time.Second

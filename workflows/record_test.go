@@ -564,8 +564,29 @@ func (w *world) WorstTraces(context.Context, usage.Key, time.Time, time.Time, in
 	return []clickhouse.Trace{{TraceID: "trace-1"}}, nil
 }
 
-func (w *world) RecordIncident(context.Context, contract.IncidentRecord) error { return nil }
-func (w *world) RecordDecision(context.Context, contract.DecisionRecord) error { return nil }
+func (w *world) Flows(context.Context, usage.Key, runbook.Times) ([]runbook.Flow, error) {
+	return nil, nil
+}
+
+func (w *world) PastIncident(context.Context, usage.Key, time.Time) (*contract.PastIncident, error) {
+	return nil, nil
+}
+
+func (w *world) BaselinesStored(context.Context, time.Time) (time.Time, error) {
+	return time.Time{}, nil
+}
+
+func (w *world) AcceptLevel(_ context.Context, k usage.Key, _ time.Time, _, _ string, _ detect.Minimums) (detect.Baseline, error) {
+	return detect.Baseline{Key: k, Version: "accepted"}, nil
+}
+
+func (w *world) RebuildTenant(context.Context, string, time.Time, detect.Minimums) (int, error) {
+	return 1, nil
+}
+
+func (w *world) RecordIncident(context.Context, contract.IncidentRecord) error    { return nil }
+func (w *world) RecordIncidents(context.Context, []contract.IncidentRecord) error { return nil }
+func (w *world) RecordDecision(context.Context, contract.DecisionRecord) error    { return nil }
 
 func (w *world) LastActEnded(context.Context, usage.Key) (time.Time, error) {
 	return time.Time{}, nil

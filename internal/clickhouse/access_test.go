@@ -19,6 +19,7 @@ import (
 	"github.com/flyball-dev/flyball/cmd/chserve/chservetest"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/kpi"
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -275,7 +276,7 @@ func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 		require.NoError(t, admin.InsertSpans(ctx, spans, token))
 		require.NoError(t, admin.InsertQuality(ctx, []usage.Quality{{ID: token, TraceID: token, TenantID: tenant, Model: model, ServedModel: served, Timestamp: base, Score: 0.5, Kind: "judge"}}, token))
 		require.NoError(t, admin.RecordIncident(ctx, contract.IncidentRecord{
-			ID: token, Key: usage.Key{Tenant: tenant, Model: model}, OpenedAt: base, UpdatedAt: base, Reason: "quality fell", Detail: []byte("{}"),
+			ID: token, Key: usage.Key{Tenant: tenant, Model: model}, OpenedAt: base, EndedAt: to, UpdatedAt: base, Reason: "quality fell", Detail: []byte("{}"),
 		}))
 	}
 	record("t", "now-1", "now-1", 3)
@@ -283,15 +284,19 @@ func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 	record("other", "now-1", "now-1", 10)
 	record("other", "now-2", "next-1", 1) // a route leads there
 	record(`o'dd\`, "model.5", "model.5", 20)
+	// A group is of many tenants, and belongs to none.
+	require.NoError(t, admin.RecordIncident(ctx, contract.IncidentRecord{
+		ID: contract.GroupID("provider:openai", base), Key: usage.Everything, OpenedAt: base, UpdatedAt: base, Detail: []byte(`{"keys":[{"tenant":"other"}]}`),
+	}))
 
 	for _, test := range []struct {
 		group             string
 		keys, calls       int64
 		scored, incidents int
 	}{
-		{"fin-ops", 5, 36, 2, 3},
-		{"night shift", 5, 36, 2, 3},
-		{"evaluation", 5, 36, 5, 5},
+		{"fin-ops", 5, 36, 2, 4},
+		{"night shift", 5, 36, 2, 4},
+		{"evaluation", 5, 36, 5, 6},
 		{"t-analysts", 2, 5, 1, 1},
 		{"t-evaluation", 2, 5, 2, 2},
 		{"partners", 3, 25, 1, 1},
@@ -312,9 +317,6 @@ func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 			traces, err := s.WorstTraces(ctx, theirs, base, to, 5)
 			require.NoError(t, err)
 			require.Equal(t, sees, len(traces) > 0)
-			shares, err := s.ModelShares(ctx, "other", base, to, base.Add(-time.Hour), base)
-			require.NoError(t, err)
-			require.Equal(t, sees, len(shares) > 0)
 			series, err := s.Minutes(ctx, theirs, base, to)
 			require.NoError(t, err)
 			require.Equal(t, sees, slices.ContainsFunc(series, func(m kpi.Minute) bool { return m.Requests > 0 }))
@@ -329,12 +331,12 @@ func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 			changes, err := s.Completion(ctx, theirs, base, to)
 			require.NoError(t, err)
 			require.Equal(t, sees, len(changes) > 0)
-			attributions, err := s.Attribution(ctx, theirs, base, to, base.Add(-time.Hour), base)
+			flows, err := s.Flows(ctx, theirs, runbook.Times{Before: base.Add(-time.Hour), From: base, To: to})
 			require.NoError(t, err)
-			require.Equal(t, sees, len(attributions) > 0)
-			_, found, err := s.LastReport(ctx, theirs)
+			require.Equal(t, sees, len(flows) > 0)
+			past, err := s.PastIncident(ctx, theirs, to.Add(time.Hour))
 			require.NoError(t, err)
-			require.False(t, found)
+			require.Equal(t, sees, past != nil)
 			_, err = s.Decisions(ctx, "othernow-1")
 			require.NoError(t, err)
 			_, err = s.LastActEnded(ctx, theirs)

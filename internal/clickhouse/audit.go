@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	ch "github.com/ClickHouse/clickhouse-go/v2"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -36,17 +38,22 @@ var incidentsTable = table{"incidents", []column{
 // RecordIncident stores the latest state of an incident. An update that is older than what is stored
 // changes nothing, and repeating one does no harm.
 func (s *Store) RecordIncident(ctx context.Context, r contract.IncidentRecord) error {
-	err := s.insert(ctx, incidentsTable, "", 1, func(int) []any {
+	if err := s.RecordIncidents(ctx, []contract.IncidentRecord{r}); err != nil {
+		return fmt.Errorf("recording incident %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// RecordIncidents does so of many at once.
+func (s *Store) RecordIncidents(ctx context.Context, records []contract.IncidentRecord) error {
+	return s.insert(ctx, incidentsTable, "", len(records), func(i int) []any {
+		r := records[i]
 		return []any{
 			r.ID, r.Key.Tenant, r.Key.Model, r.OpenedAt.UTC(), ended(r.EndedAt),
 			string(r.Level), r.State, r.Step, r.Rule, r.Reason,
 			r.Report, string(r.Detail), r.UpdatedAt.UTC(),
 		}
 	})
-	if err != nil {
-		return fmt.Errorf("recording incident %s: %w", r.ID, err)
-	}
-	return nil
 }
 
 const incidentColumns = "id, tenant_id, model, opened_at, ended_at, level, state, step, rule, reason, report, detail, updated_at"
@@ -75,18 +82,37 @@ ORDER BY opened_at DESC, id LIMIT %d`, incidentColumns, maxRecords),
 	return records, nil
 }
 
-// LastReport returns the key's latest incident that has a report; found is false when there is none.
-func (s *Store) LastReport(ctx context.Context, key usage.Key) (record contract.IncidentRecord, found bool, err error) {
+// PastIncident returns what the newest closed incident of the key that opened before the time has to teach; nil when
+// there is none. One that it had as one of many keys counts: its cause is theirs.
+func (s *Store) PastIncident(ctx context.Context, key usage.Key, before time.Time) (*contract.PastIncident, error) {
 	records, err := collect(ctx, s, fmt.Sprintf(`SELECT %s FROM incidents FINAL
-WHERE tenant_id = {tenant:String} AND model = {model:String} AND report != ''
-ORDER BY opened_at DESC LIMIT 1`, incidentColumns), keyArgs(key), scanIncident)
+WHERE tenant_id = {tenant:String} AND model = {model:String} AND ended_at IS NOT NULL AND opened_at < {before:DateTime64(3, 'UTC')}
+ORDER BY opened_at DESC, id LIMIT 1`, incidentColumns), append(keyArgs(key), ch.Named("before", millis(before))), scanIncident)
 	if err != nil {
-		return record, false, fmt.Errorf("reading the last report on %s: %w", key, err)
+		return nil, fmt.Errorf("reading the last incident of %s: %w", key, err)
 	}
 	if len(records) == 0 {
-		return record, false, nil
+		return nil, nil
 	}
-	return records[0], true, nil
+	r := records[0]
+	past := &contract.PastIncident{ID: r.ID, Opened: r.OpenedAt, Closed: r.EndedAt, Reason: r.Reason}
+	var state contract.IncidentState
+	switch {
+	case contract.IsGroup(r.ID):
+		past.Cause = r.Rule
+	case len(r.Detail) > 0:
+		if err := json.Unmarshal(r.Detail, &state); err != nil {
+			return nil, fmt.Errorf("reading the last incident of %s: what is stored of %s: %w", key, r.ID, err)
+		}
+		past.Cause = runbook.Cause(state.Steps)
+	}
+	// As it was printed then, so that it is the one that people have seen.
+	if _, fenced, ok := strings.Cut(r.Report, "```sql\n"); ok {
+		past.Query, _, _ = strings.Cut(fenced, "\n```")
+	} else {
+		past.Query = runbook.Report{ID: r.ID, Key: key, Opened: r.OpenedAt, Steps: state.Steps}.Query()
+	}
+	return past, nil
 }
 
 var decisionsTable = table{"decisions", []column{

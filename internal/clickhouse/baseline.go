@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -38,20 +39,71 @@ const (
 // Where fewer than minimums.Buckets count, all hours of the day are taken instead, for cost and quality
 // apart. A baseline with fewer buckets even so is stored as it is: its counts say that it is not to be
 // relied on.
+//
+// Of a key whose level a person has accepted within the 28 days, only buckets after that are taken, and while fewer
+// than minimums.Buckets count, the accepted level stands.
 func (s *Store) RebuildBaselines(ctx context.Context, at time.Time, minimums detect.Minimums) (n int, err error) {
-	if err := s.rebuildBuckets(ctx, at); err != nil {
+	return s.rebuildBaselines(ctx, baselineQuery{At: at, Minimums: minimums})
+}
+
+// RebuildTenant computes the baselines of one tenant's keys anew, as RebuildBaselines does; those of all when the
+// hour has none yet, since a slot stands for every key.
+func (s *Store) RebuildTenant(ctx context.Context, tenant string, at time.Time, minimums detect.Minimums) (n int, err error) {
+	q := baselineQuery{At: at, Minimums: minimums, Tenant: tenant}
+	last, err := s.lastSlot(ctx, at)
+	if err != nil {
+		return 0, err
+	}
+	stored, err := s.BaselinesStored(ctx, last)
+	if err != nil {
+		return 0, err
+	}
+	if stored.IsZero() || last.Before(at.UTC().Truncate(time.Hour)) {
+		q.Tenant = ""
+	}
+	return s.rebuildBaselines(ctx, q)
+}
+
+func (s *Store) rebuildBaselines(ctx context.Context, q baselineQuery) (n int, err error) {
+	if err := s.rebuildBuckets(ctx, q.At); err != nil {
 		return 0, fmt.Errorf("rebuilding the baseline buckets: %w", err)
 	}
-	slot := at.UTC().Truncate(time.Hour)
-	baselines, err := s.computeBaselines(ctx, baselineQuery{At: at, Minimums: minimums})
+	slot := q.At.UTC().Truncate(time.Hour)
+	baselines, err := s.computeBaselines(ctx, q)
 	if err != nil {
 		return 0, fmt.Errorf("computing the baselines of %s: %w", slot.Format(time.RFC3339), err)
 	}
-	everyHour, err := s.computeBaselines(ctx, baselineQuery{At: at, Minimums: minimums, AllHours: true})
+	wideQuery := q
+	wideQuery.AllHours = true
+	everyHour, err := s.computeBaselines(ctx, wideQuery)
 	if err != nil {
 		return 0, fmt.Errorf("computing the baselines of all hours: %w", err)
 	}
-	for key, wide := range everyHour {
+	fill(baselines, everyHour, q.Minimums)
+	ofTenant, args := q.ofTenant()
+	accepted, err := s.acceptedLevels(ctx, ofTenant, q.At, args...)
+	if err != nil {
+		return 0, err
+	}
+	fill(baselines, accepted, q.Minimums)
+	if err := s.insertBaselines(ctx, slot, q.At, baselines); err != nil {
+		return 0, fmt.Errorf("storing the baselines of %s: %w", slot.Format(time.RFC3339), err)
+	}
+	// What was accepted meanwhile has been overwritten, perhaps.
+	now, err := s.acceptedLevels(ctx, ofTenant, q.At, args...)
+	if err != nil {
+		return 0, err
+	}
+	maps.DeleteFunc(now, func(key usage.Key, level detect.Baseline) bool { return accepted[key] == level })
+	if err := s.insertBaselines(ctx, slot, q.At, now); err != nil {
+		return 0, fmt.Errorf("storing levels that were accepted meanwhile: %w", err)
+	}
+	return len(baselines), nil
+}
+
+// fill takes from others what baselines have too few buckets for.
+func fill(baselines, others map[usage.Key]detect.Baseline, minimums detect.Minimums) {
+	for key, wide := range others {
 		b := baselines[key]
 		b.Key = key
 		if b.CostBuckets < minimums.Buckets {
@@ -59,13 +111,10 @@ func (s *Store) RebuildBaselines(ctx context.Context, at time.Time, minimums det
 		}
 		if b.QualityBuckets < minimums.Buckets {
 			b = withQuality(b, wide)
+			b.Version = wide.Version
 		}
 		baselines[key] = b
 	}
-	if err := s.insertBaselines(ctx, slot, at, baselines); err != nil {
-		return 0, fmt.Errorf("storing the baselines of %s: %w", slot.Format(time.RFC3339), err)
-	}
-	return len(baselines), nil
 }
 
 // withCost is b with everything that wide draws from buckets with costs.
@@ -180,7 +229,16 @@ GROUP BY GROUPING SETS ((bucket, tenant_id, model), (bucket, tenant_id))`
 type baselineQuery struct {
 	At       time.Time
 	Minimums detect.Minimums
-	AllHours bool // in place of the slot's own hour, and only keys for which that has too few buckets
+	AllHours bool   // in place of the slot's own hour, and only keys for which that has too few buckets
+	Tenant   string // empty: every tenant
+}
+
+// ofTenant is the condition that a row is of the tenant that is asked about, with its parameter.
+func (q baselineQuery) ofTenant() (condition string, args []any) {
+	if q.Tenant == "" {
+		return "", nil
+	}
+	return "\n    AND tenant_id = {only:String}", []any{ch.Named("only", q.Tenant)}
 }
 
 // SQL is the query's text and parameters. Medians stay codes until they are read: differences of codes
@@ -193,6 +251,8 @@ func (q baselineQuery) SQL() (string, []any) {
 		ch.Named("min_cost", max(q.Minimums.Cost, 1)), ch.Named("min_quality", max(q.Minimums.Quality, 1)),
 		ch.Named("half", 2*slot.Hour()),
 	}
+	ofTenant, only := q.ofTenant()
+	args = append(args, only...)
 	which := "half_hour IN ({half:UInt8}, {half:UInt8} + 1)"
 	if q.AllHours {
 		args = append(args, ch.Named("min_buckets", q.Minimums.Buckets))
@@ -202,7 +262,7 @@ func (q baselineQuery) SQL() (string, []any) {
       HAVING countIf(for_cost) >= {min_buckets:UInt32} AND countIf(for_quality) >= {min_buckets:UInt32})`
 	}
 	return `WITH
-incident_buckets AS (
+left_out AS (
   SELECT tenant_id, arrayJoin([model, '*']) AS model, toDateTime(arrayJoin(range(begins, ends, 900)), 'UTC') AS bucket
   FROM (
     SELECT tenant_id, model,
@@ -211,13 +271,17 @@ incident_buckets AS (
     FROM incidents FINAL
     WHERE opened_at < {at:DateTime('UTC')} AND (ended_at IS NULL OR ended_at > {first:DateTime('UTC')})
   )
+  UNION ALL
+  SELECT tenant_id, model, toDateTime(arrayJoin(range(toUInt32({first:DateTime('UTC')}), toUInt32(toDateTime(accepted_at)), 900)), 'UTC')
+  FROM accepted_levels FINAL
+  WHERE accepted_at > {first:DateTime('UTC')}
 ),
 usable AS (
   SELECT *, cost_n >= {min_cost:UInt32} AS for_cost, quality_n >= {min_quality:UInt32} AS for_quality,
     for_cost AND outcomes > 0 AND untreated > 0 AS for_outcomes
   FROM baseline_buckets FINAL
   WHERE bucket >= {first:DateTime('UTC')} AND bucket <= {last:DateTime('UTC')} AND (for_cost OR for_quality)
-    AND (tenant_id, model, bucket) NOT IN (SELECT tenant_id, model, bucket FROM incident_buckets)
+    AND (tenant_id, model, bucket) NOT IN (SELECT tenant_id, model, bucket FROM left_out)` + ofTenant + `
 )
 SELECT
   tenant_id, model,
@@ -353,14 +417,14 @@ var baselinesTable = table{"baselines", []column{
 	{"outcome_bucket_n", "Float64"},
 }}
 
-// insertBaselines stores the baselines of a slot. Their version says when they were computed.
+// insertBaselines stores the baselines of a slot. Their version says when they were computed, or accepted.
 func (s *Store) insertBaselines(ctx context.Context, slot, at time.Time, baselines map[usage.Key]detect.Baseline) error {
 	rows := slices.Collect(maps.Values(baselines))
 	version := at.UTC().Format(time.RFC3339)
 	return s.insert(ctx, baselinesTable, "", len(rows), func(i int) []any {
 		b := rows[i]
 		return []any{
-			slot, b.Key.Tenant, b.Key.Model, version,
+			slot, b.Key.Tenant, b.Key.Model, cmp.Or(b.Version, version),
 			uint32(b.CostBuckets), b.LnCost, b.LnCostDev, b.LnCostSD, b.CostBucketN,
 			uint32(b.QualityBuckets), b.Quality, b.QualityDev, b.QualitySD, b.QualityBucketN,
 			b.SpendPerMinute, b.SpendDev, b.RequestsPerMin, b.Completion, b.CacheHit,

@@ -1,16 +1,14 @@
 package clickhouse
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"math/big"
-	"slices"
 	"time"
 
 	ch "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -227,117 +225,35 @@ LIMIT %d`, ofKey(key), max(0, min(n, maxTraces)))
 	return traces, nil
 }
 
-// Attribution is what one combination of requested model, served model and prompt template adds to the
-// rise of a key's spend.
-type Attribution struct {
-	RequestedModel string        `json:"requested_model"`
-	Model          string        `json:"model"`
-	PromptTemplate string        `json:"prompt_template_version"`
-	Requests       int64         `json:"requests"`
-	RequestsBefore int64         `json:"requests_before"`
-	Cost           usage.PicoUSD `json:"cost_pico_usd"`
-	CostBefore     usage.PicoUSD `json:"cost_before_pico_usd"`
-	// Share is its part of the rise of spend per minute over the baseline range. All shares sum to 1;
-	// one that fell has a negative share. They are 0 when spend did not rise.
-	Share float64 `json:"share"`
-}
-
-// Attribution splits the rise of the key's production spend per minute, between the baseline range and
-// [from, to), by requested model, served model and prompt template, the largest part first. Sums are
-// exact, over all arms; the ranges may differ in length.
-func (s *Store) Attribution(ctx context.Context, key usage.Key, from, to, baselineFrom, baselineTo time.Time) ([]Attribution, error) {
-	from, to = minutes(from, to)
-	baselineFrom, baselineTo = minutes(baselineFrom, baselineTo)
-	if !from.Before(to) || !baselineFrom.Before(baselineTo) {
-		return nil, fmt.Errorf("attributing the rise of %s: a range is empty", key)
-	}
+// Flows returns the key's production calls and scores by requested model, served model and prompt template, in
+// whole minutes of both times: exact sums over all arms, since all of them are paid for. Human ratings do not count.
+func (s *Store) Flows(ctx context.Context, key usage.Key, times runbook.Times) ([]runbook.Flow, error) {
+	from, to := minutes(times.From, times.To)
+	before, _ := minutes(times.Before, times.From)
 	sql := fmt.Sprintf(`SELECT
   requested_model, model, prompt_template_version,
-  toInt64(sumIf(requests, now)), toInt64(sumIf(requests, before)),
-  accurateCast(sumIf(cost_pico_usd, now), 'Int64'), accurateCast(sumIf(cost_pico_usd, before), 'Int64')
+  toInt64(sumIf(calls, now)), accurateCast(sumIf(cost, now), 'Int64'), toInt64(sumIf(scores, now)), toInt64(sumIf(codes, now)),
+  toInt64(sumIf(calls, NOT now)), accurateCast(sumIf(cost, NOT now), 'Int64'), toInt64(sumIf(scores, NOT now)), toInt64(sumIf(codes, NOT now))
 FROM (
-  SELECT *,
-    minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')} AS now,
-    minute >= {baseline_from:DateTime('UTC')} AND minute < {baseline_to:DateTime('UTC')} AS before
-  FROM kpi_1m WHERE %s AND cohort = 'production' AND (now OR before)
+  SELECT requested_model, model, prompt_template_version, minute >= {from:DateTime('UTC')} AS now,
+    requests AS calls, cost_pico_usd AS cost, toUInt64(0) AS scores, toInt64(0) AS codes
+  FROM kpi_1m
+  WHERE %[1]s AND cohort = 'production' AND minute >= {before:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
+  UNION ALL
+  SELECT requested_model, model, prompt_template_version, minute >= {from:DateTime('UTC')}, toUInt64(0), toInt128(0), scored, code_sum
+  FROM quality_1m
+  WHERE %[1]s AND cohort = 'production' AND kind != 'human' AND minute >= {before:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
 )
-GROUP BY requested_model, model, prompt_template_version`, ofKey(key))
-	parts, err := collect(ctx, s, sql, append(rangeArgs(key, from, to), ch.Named("baseline_from", baselineFrom), ch.Named("baseline_to", baselineTo)),
-		func(rows driver.Rows, a *Attribution) error {
-			return rows.Scan(&a.RequestedModel, &a.Model, &a.PromptTemplate, &a.Requests, &a.RequestsBefore,
-				(*int64)(&a.Cost), (*int64)(&a.CostBefore))
+GROUP BY requested_model, model, prompt_template_version
+ORDER BY requested_model, model, prompt_template_version`, ofKey(key))
+	flows, err := collect(ctx, s, sql, append(rangeArgs(key, from, to), ch.Named("before", before)),
+		func(rows driver.Rows, f *runbook.Flow) error {
+			return rows.Scan(&f.RequestedModel, &f.Model, &f.Template,
+				&f.Now.Requests, (*int64)(&f.Now.Cost), &f.Now.Scored, &f.Now.ScoreCodes,
+				&f.Before.Requests, (*int64)(&f.Before.Cost), &f.Before.Scored, &f.Before.ScoreCodes)
 		})
 	if err != nil {
-		return nil, fmt.Errorf("attributing the rise of %s: %w", key, err)
+		return nil, fmt.Errorf("reading what %s is made of: %w", key, err)
 	}
-	attribute(parts, int64(to.Sub(from)/time.Minute), int64(baselineTo.Sub(baselineFrom)/time.Minute))
-	return parts, nil
-}
-
-// attribute fills in the shares and sorts by them. The rise of a part is brought to whole numbers by
-// multiplying with both lengths, so that nothing is rounded before the division.
-func attribute(parts []Attribution, minutes, minutesBefore int64) {
-	rises := make(map[*Attribution]*big.Int, len(parts))
-	total := new(big.Int)
-	for i := range parts {
-		a := &parts[i]
-		rise := new(big.Int).Mul(big.NewInt(int64(a.Cost)), big.NewInt(minutesBefore))
-		rise.Sub(rise, new(big.Int).Mul(big.NewInt(int64(a.CostBefore)), big.NewInt(minutes)))
-		rises[a] = rise
-		total.Add(total, rise)
-	}
-	if total.Sign() > 0 {
-		for a, rise := range rises {
-			a.Share, _ = new(big.Rat).SetFrac(rise, total).Float64()
-		}
-	}
-	slices.SortFunc(parts, func(a, b Attribution) int {
-		return cmp.Or(cmp.Compare(b.Share, a.Share), cmp.Compare(b.Cost, a.Cost), cmp.Compare(a.RequestedModel, b.RequestedModel),
-			cmp.Compare(a.Model, b.Model), cmp.Compare(a.PromptTemplate, b.PromptTemplate))
-	})
-}
-
-// ModelShare is how much of a tenant's calls asks for one model, now and before.
-type ModelShare struct {
-	Model          string        `json:"model"`
-	Requests       int64         `json:"requests"`
-	RequestsBefore int64         `json:"requests_before"`
-	Share          float64       `json:"share"`
-	ShareBefore    float64       `json:"share_before"`
-	Cost           usage.PicoUSD `json:"cost_pico_usd"`
-	CostBefore     usage.PicoUSD `json:"cost_before_pico_usd"`
-}
-
-// ModelShares compares which models the tenant's production calls ask for in [from, to) with the
-// baseline range; the one whose share rose most comes first.
-func (s *Store) ModelShares(ctx context.Context, tenant string, from, to, baselineFrom, baselineTo time.Time) ([]ModelShare, error) {
-	parts, err := s.Attribution(ctx, usage.Key{Tenant: tenant, Model: usage.AnyModel}, from, to, baselineFrom, baselineTo)
-	if err != nil {
-		return nil, fmt.Errorf("reading which models %s asks for: %w", tenant, err)
-	}
-	byModel := map[string]*ModelShare{}
-	var total, totalBefore int64
-	for _, p := range parts {
-		m := byModel[p.RequestedModel]
-		if m == nil {
-			m = &ModelShare{Model: p.RequestedModel}
-			byModel[m.Model] = m
-		}
-		m.Requests += p.Requests
-		m.RequestsBefore += p.RequestsBefore
-		m.Cost += p.Cost
-		m.CostBefore += p.CostBefore
-		total += p.Requests
-		totalBefore += p.RequestsBefore
-	}
-	shares := make([]ModelShare, 0, len(byModel))
-	for _, m := range byModel {
-		m.Share = float64(m.Requests) / float64(max(total, 1))
-		m.ShareBefore = float64(m.RequestsBefore) / float64(max(totalBefore, 1))
-		shares = append(shares, *m)
-	}
-	slices.SortFunc(shares, func(a, b ModelShare) int {
-		return cmp.Or(cmp.Compare(b.Share-b.ShareBefore, a.Share-a.ShareBefore), cmp.Compare(a.Model, b.Model))
-	})
-	return shares, nil
+	return flows, nil
 }

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -61,6 +62,7 @@ func testEvidence(t *testing.T, s *Store) {
 		{ID: "1", TraceID: "bad", TenantID: "t", Model: "m", Timestamp: base.Add(2 * time.Minute), Score: 0.2, Kind: "judge"},
 		{ID: "2", TraceID: "bad", TenantID: "t", Model: "m", Timestamp: base.Add(2 * time.Minute), Score: 0.9, Kind: "judge"},
 		{ID: "3", TraceID: "costly", TenantID: "t", Model: "m", Timestamp: base.Add(2 * time.Minute), Score: 1, Kind: "judge"},
+		{ID: "4", TraceID: "costly", TenantID: "t", Model: "m", Timestamp: base.Add(2 * time.Minute), Score: 1, Kind: "human"},
 	}, "a"))
 
 	t.Run("first seen", func(t *testing.T) {
@@ -92,33 +94,32 @@ func testEvidence(t *testing.T, s *Store) {
 			{Template: "other", RequestsBefore: 10, RatioBefore: 0.1},
 		}, got)
 	})
-	t.Run("attribution", func(t *testing.T) {
-		got, err := s.Attribution(t.Context(), key, base, to, before, base)
+	t.Run("flows", func(t *testing.T) {
+		times := runbook.Times{Before: before, From: base, To: to}
+		got, err := s.Flows(t.Context(), key, times)
 		require.NoError(t, err)
-		// Per minute: v2 rises by 12,900/10; v1 from 4,000/20 to 1,000/10; other falls by 500/20; cheap adds 100/10.
-		rise := 1290. - 100 - 25 + 10
-		want := []Attribution{
-			{"m", "m-1", "v2", 32, 0, 12_900, 0, 1290 / rise},
-			{"m", "cheap", "v2", 10, 0, 100, 0, 10 / rise},
-			{"m", "m-1", "other", 0, 10, 0, 500, -25 / rise},
-			{"m", "m-1", "v1", 10, 40, 1000, 4000, -100 / rise},
+		sums := func(n int64, cost usage.PicoUSD) runbook.Traffic { return runbook.Traffic{Requests: n, Cost: cost} }
+		want := []runbook.Flow{
+			{RequestedModel: "m", Model: "", Template: "", Now: runbook.Traffic{Scored: 3, ScoreCodes: 40 + 180 + 200}},
+			{RequestedModel: "m", Model: "cheap", Template: "v2", Now: sums(10, 100)},
+			{RequestedModel: "m", Model: "m-1", Template: "other", Before: sums(10, 500)},
+			{RequestedModel: "m", Model: "m-1", Template: "v1", Now: sums(10, 1000), Before: sums(40, 4000)},
+			{RequestedModel: "m", Model: "m-1", Template: "v2", Now: sums(32, 12_900)},
 		}
-		require.Len(t, got, len(want))
-		for i := range want {
-			require.InDelta(t, want[i].Share, got[i].Share, 1e-12)
-			got[i].Share = want[i].Share
-		}
-		require.Equal(t, want, got)
-		_, err = s.Attribution(t.Context(), key, base, base, before, base)
-		require.ErrorContains(t, err, "a range is empty")
-	})
-	t.Run("model shares", func(t *testing.T) {
-		got, err := s.ModelShares(t.Context(), "t", base, to, before, base)
+		require.Equal(t, want, got, "of all arms, without experiments and human ratings")
+		dear := runbook.Flow{RequestedModel: "dear", Model: "d-1", Template: "v1", Now: sums(80, 80_000), Before: sums(20, 20_000)}
+		got, err = s.Flows(t.Context(), tenant, times)
 		require.NoError(t, err)
-		require.Equal(t, []ModelShare{
-			{"dear", 80, 20, 80. / 132, 20. / 70, 80_000, 20_000},
-			{"m", 52, 50, 52. / 132, 50. / 70, 14_000, 4500},
-		}, got)
+		require.Equal(t, append([]runbook.Flow{dear}, want...), got)
+		shift, err := runbook.JudgeShift(times, got)
+		require.NoError(t, err)
+		require.Equal(t, "callers turned to dear: 61 % of the calls against 29 % before, 85 % of the spend against 82 %", shift.Text)
+		a, err := runbook.Attribute(times, []string{runbook.ByTemplate}, want)
+		require.NoError(t, err)
+		// An hour: v2 and its rerouted calls rise by 13,000 * 6, v1 from 4,000 * 3 to 1,000 * 6, other falls by 500 * 3.
+		require.EqualValues(t, 78_000-6000-1500, a.Spend.Rise)
+		require.Equal(t, "v2", a.Dimensions[0].Parts[0].Value)
+		require.EqualValues(t, 78_000, a.Dimensions[0].Parts[0].Spend.Rise)
 	})
 	t.Run("worst traces", func(t *testing.T) {
 		got, err := s.WorstTraces(t.Context(), key, base, to, 3)
@@ -148,34 +149,6 @@ func testEvidence(t *testing.T, s *Store) {
 		got, err = s.Deployments(t.Context(), tenant, before, to)
 		require.NoError(t, err)
 		require.Len(t, got, 3)
-	})
-}
-
-func TestAttributeSharesSumToOne(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		parts := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Attribution {
-			return Attribution{
-				Cost:       usage.PicoUSD(rapid.Int64Range(0, math.MaxInt64).Draw(t, "cost")),
-				CostBefore: usage.PicoUSD(rapid.Int64Range(0, math.MaxInt64).Draw(t, "before")),
-			}
-		}), 1, 5).Draw(t, "parts")
-		now, before := rapid.Int64Range(1, 1440).Draw(t, "now"), rapid.Int64Range(1, 40_000).Draw(t, "before")
-		rise := new(big.Rat)
-		for _, p := range parts {
-			rise.Add(rise, big.NewRat(int64(p.Cost), now))
-			rise.Sub(rise, big.NewRat(int64(p.CostBefore), before))
-		}
-		attribute(parts, now, before)
-		sum, size := 0., 0.
-		for _, p := range parts {
-			sum += p.Share
-			size += math.Abs(p.Share)
-		}
-		if rise.Sign() <= 0 {
-			require.Zero(t, size)
-			return
-		}
-		require.InDelta(t, 1, sum, 1e-12*(1+size))
 	})
 }
 
@@ -214,6 +187,50 @@ func testLive(t *testing.T, s *Store) {
 	require.Equal(t, Totals{Spend: totals.Spend}, totals)
 }
 
+// testPastIncident: closed is the key's only incident so far.
+func testPastIncident(t *testing.T, s *Store, closed contract.IncidentRecord) {
+	ctx, key, later := t.Context(), closed.Key, closed.EndedAt.Add(time.Hour)
+	past, err := s.PastIncident(ctx, key, later)
+	require.NoError(t, err)
+	require.Equal(t, contract.PastIncident{ID: closed.ID, Opened: closed.OpenedAt, Closed: closed.EndedAt, Reason: closed.Reason, Query: past.Query}, *past)
+	require.Contains(t, past.Query, "tenant_id = 't'")
+	requireRuns(t, s, past.Query)
+	past, err = s.PastIncident(ctx, key, closed.OpenedAt)
+	require.NoError(t, err)
+	require.Nil(t, past, "an incident does not teach itself")
+	past, err = s.PastIncident(ctx, usage.Key{Tenant: "t", Model: "another"}, later)
+	require.NoError(t, err)
+	require.Nil(t, past)
+
+	state := contract.IncidentState{Steps: []runbook.Done{{Step: runbook.Plan(1)[0], Verdict: runbook.Verdict{Status: runbook.Found, Cause: runbook.CauseFirstSeen}}}}
+	newer := closed
+	newer.ID, newer.OpenedAt, newer.EndedAt = "incident/t/m/2", closed.OpenedAt.Add(time.Minute), closed.EndedAt.Add(time.Minute)
+	newer.Detail, err = json.Marshal(state)
+	require.NoError(t, err)
+	newer.Report = "# What happened\n\n```sql\nSELECT 1\n```\n"
+	member := newer
+	member.ID, member.Rule, member.Detail, member.Report = contract.GroupID("provider:openai", newer.OpenedAt)+"/t/m/2", "provider:openai", nil, ""
+	member.OpenedAt, member.EndedAt = newer.OpenedAt.Add(time.Minute), newer.EndedAt.Add(time.Minute)
+	require.NoError(t, s.RecordIncidents(ctx, []contract.IncidentRecord{newer, member}))
+	past, err = s.PastIncident(ctx, key, member.OpenedAt)
+	require.NoError(t, err)
+	require.Equal(t, contract.PastIncident{
+		ID: newer.ID, Opened: newer.OpenedAt, Closed: newer.EndedAt, Cause: runbook.CauseFirstSeen, Reason: newer.Reason, Query: "SELECT 1",
+	}, *past)
+	past, err = s.PastIncident(ctx, key, later)
+	require.NoError(t, err)
+	require.Equal(t, "provider:openai", past.Cause, "as one of many keys")
+	requireRuns(t, s, past.Query)
+}
+
+// requireRuns runs a query as it is printed, on this database.
+func requireRuns(t *testing.T, s *Store, query string) {
+	t.Helper()
+	rows, err := s.conn.Query(t.Context(), strings.ReplaceAll(query, "flyball.", s.database+"."))
+	require.NoError(t, err)
+	require.NoError(t, rows.Close())
+}
+
 func testAudit(t *testing.T, s *Store) {
 	ctx := t.Context()
 	now := time.Now().UTC().Truncate(time.Millisecond)
@@ -229,9 +246,9 @@ func testAudit(t *testing.T, s *Store) {
 	got, err := s.Incidents(ctx, now)
 	require.NoError(t, err)
 	require.Equal(t, []contract.IncidentRecord{open}, got, "an older update changes nothing")
-	_, found, err := s.LastReport(ctx, key)
+	past, err := s.PastIncident(ctx, key, now)
 	require.NoError(t, err)
-	require.False(t, found)
+	require.Nil(t, past, "the only one is open")
 
 	closed := open
 	closed.State, closed.EndedAt, closed.Report, closed.UpdatedAt = "resolved", now.Add(time.Minute), "# What happened\n\n| a | b |", now.Add(time.Minute)
@@ -246,10 +263,7 @@ func testAudit(t *testing.T, s *Store) {
 	got, err = s.Incidents(ctx, now.Add(time.Hour))
 	require.NoError(t, err)
 	require.Empty(t, got, "it ended before")
-	last, found, err := s.LastReport(ctx, key)
-	require.NoError(t, err)
-	require.True(t, found)
-	require.Equal(t, closed, last)
+	testPastIncident(t, s, closed)
 
 	decision := contract.DecisionRecord{
 		ID: "decision/incident/t/m/1/downgrade/1", Incident: open.ID, Key: key, OpenedAt: now, Action: "downgrade", Mode: contract.Ask,

@@ -19,6 +19,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/pricing/book"
+	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -206,9 +207,8 @@ func testExperiments(t *testing.T, s *Store) {
 			add(s.FirstSeen(t.Context(), key, from, now, time.Hour))
 			add(s.Completion(t.Context(), key, from, now))
 			add(s.WorstTraces(t.Context(), key, from, now, 20))
-			add(s.Attribution(t.Context(), key, from, now, from.Add(-time.Hour), from))
+			add(s.Flows(t.Context(), key, runbook.Times{Before: from.Add(-time.Hour), From: from, To: now}))
 		}
-		add(s.ModelShares(t.Context(), "org_1", from, now, from.Add(-time.Hour), from))
 		return all
 	}
 	before := seen()

@@ -42,6 +42,7 @@ func TestStore(t *testing.T) {
 		{"baselines", testBaselines},
 		{"baselines of nothing", testBaselinesEmpty},
 		{"baselines grow", testBaselinesGrow},
+		{"accepted levels", testAccepted},
 		{"evidence", testEvidence},
 		{"diagnostic query", testDiagnostic},
 		{"find spans", testFindSpans},

@@ -129,19 +129,20 @@ type AcceptLevelRequest struct {
 	Reason string `json:"reason"`
 }
 
-// AcceptLevelActivityRequest asks the store for the new baseline.
+// AcceptLevelResult is the baseline that holds from now on.
+type AcceptLevelResult struct {
+	Baseline detect.Baseline `json:"baseline"`
+	Incident string          `json:"incident,omitempty"` // that ended by it
+}
+
+// AcceptLevelActivityRequest asks the store to take the level of a key at a time as its usual one. At is part of what
+// is accepted: a retry with the same time is the same level.
 type AcceptLevelActivityRequest struct {
 	Key      usage.Key       `json:"key"`
 	Who      string          `json:"who"`
 	Reason   string          `json:"reason"`
 	Minimums detect.Minimums `json:"minimums"`
 	At       time.Time       `json:"at"`
-}
-
-// AcceptLevelResult is the baseline that holds from now on.
-type AcceptLevelResult struct {
-	Baseline detect.Baseline `json:"baseline"`
-	Incident string          `json:"incident,omitempty"` // that ended by it
 }
 
 // SetFlagRequest asks a key's loop to put a flag on at a share, or to take it off (share 0). The

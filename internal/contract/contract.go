@@ -120,6 +120,11 @@ func GroupOf(id string) (cause string, opened time.Time, err error) {
 	return cause, opened, nil
 }
 
+// GroupMemberID names the time that a key was in a group since it joined, in the audit: no workflow has it.
+func GroupMemberID(group string, k usage.Key, joined time.Time) string {
+	return fmt.Sprintf("%s/%s/%d", group, path(k), joined.Unix())
+}
+
 // DecisionID is the id of one attempt at an action within an incident.
 func DecisionID(incident, action string, attempt int) string {
 	return fmt.Sprintf("decision/%s/%s/%d", incident, url.PathEscape(action), attempt)

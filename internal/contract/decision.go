@@ -52,6 +52,10 @@ type DecisionInput struct {
 	Finding  detect.Finding `json:"finding"`        // the one that it answers
 	Opened   time.Time      `json:"opened"`         // the incident
 	Mute     *Mute          `json:"mute,omitempty"` // of the key as it began; later ones come by AlertChanged
+
+	// Mix is set when the finding is of the tenant's pseudo-key and the key that of the model whose share rose: the
+	// act is released when the requested mix is back.
+	Mix *routing.Mix `json:"mix,omitempty"`
 }
 
 // DecisionResult is the decision's fate.
@@ -169,6 +173,7 @@ type AwaitRolloutRequest struct {
 	Decision string          `json:"decision"`
 	Rollout  routing.Rollout `json:"rollout"`
 	Baseline detect.Baseline `json:"baseline"`
+	Mix      *routing.Mix    `json:"mix,omitempty"` // see DecisionInput
 }
 
 // AwaitRolloutResult is the rollout with the act it wants. An act without change means only that
@@ -183,7 +188,7 @@ type SetKeyFlagRequest struct {
 	Key      usage.Key      `json:"key"`
 	Tuning   Tuning         `json:"tuning"` // for a loop that has to be started
 	UpdateID string         `json:"update_id"`
-	Start    bool           `json:"start,omitempty"` // start a loop that is not there: only a canary has no incident
+	Start    bool           `json:"start,omitempty"` // start a loop that is not there: a canary has no incident, and a pseudo-key's acts on another key
 	Flag     SetFlagRequest `json:"flag"`
 }
 

@@ -181,6 +181,17 @@ type Act struct {
 type Observation struct {
 	Minutes  []kpi.Minute    `json:"minutes"`
 	Baseline detect.Baseline `json:"baseline"`
+
+	Mix    *Mix         `json:"mix,omitempty"`    // the fault is a turn of the tenant's callers to the key's model
+	Tenant []kpi.Minute `json:"tenant,omitempty"` // the minutes of all the tenant's models together, to see the mix by
+}
+
+// signal names what shows whether the fault is over.
+func (o Observation) signal() string {
+	if o.Mix != nil {
+		return "the requested mix"
+	}
+	return "the untreated traffic"
 }
 
 // Step looks at the arms at now and moves the rollout. Call it every few seconds; it is idempotent
@@ -194,7 +205,7 @@ func (r Rollout) Step(o Observation, now time.Time) (Rollout, Act) {
 		hold = r.Limits.UnprovenHold
 	}
 	expired := now.Sub(r.Started) >= hold
-	well := r.untreated(o, now)
+	well := r.health(o, now)
 	switch {
 	case well == isWell && r.ClearAt.IsZero():
 		r.ClearAt = now
@@ -219,13 +230,15 @@ func (r Rollout) Step(o Observation, now time.Time) (Rollout, Act) {
 	case tested && comparison.Verdict == Harms && r.Phase != Falling:
 		return r.end(Reverted, comparison.Reason)
 	case r.Phase == Falling && ill && !expired:
-		return r.takeBack(now)
+		return r.takeBack(o.signal(), now)
 	case r.Phase == Falling && dwelt && (well == isWell || expired):
-		return r.down(Released, "the untreated traffic stays well", expired, now)
+		return r.down(Released, o.signal()+" stays well", expired, now)
 	case r.Phase == Falling:
 		return r, Act{}
 	case expired:
 		return r.down(Expired, fmt.Sprintf("held for %s, the longest allowed", hold), true, now)
+	case well == isWell && r.clear(now) && o.Mix != nil:
+		return r.down(Released, "the requested mix is back within half of the way to the usual", false, now)
 	case well == isWell && r.clear(now) && r.Plan.Provable:
 		return r.down(Released, "the untreated traffic is back within its baseline", false, now)
 	case r.Phase == Rising && tested && comparison.Verdict == Helps:
@@ -297,11 +310,11 @@ func (r Rollout) down(o Outcome, why string, expired bool, now time.Time) (Rollo
 
 // takeBack returns to the last step because the fault was not over. It happens at most once a
 // fault in practice: from then on the release asks for SecondClear of wellness.
-func (r Rollout) takeBack(now time.Time) (Rollout, Act) {
+func (r Rollout) takeBack(signal string, now time.Time) (Rollout, Act) {
 	r.Phase, r.Reversals, r.ClearAt = Holding, r.Reversals+1, time.Time{}
 	r.Index = len(r.Plan.Steps) - 1
 	r.Since = now
-	return r, Act{Change: true, Share: r.Share(), Reason: "the untreated traffic is ill again: the release is taken back"}
+	return r, Act{Change: true, Share: r.Share(), Reason: signal + " is ill again: the release is taken back"}
 }
 
 // end takes the flag off.
@@ -310,7 +323,7 @@ func (r Rollout) end(o Outcome, why string) (Rollout, Act) {
 	return r, Act{Change: true, Reason: why}
 }
 
-// health is a verdict on the untreated traffic.
+// health is a verdict on the untreated traffic, or on the requested mix.
 type health int
 
 const (
@@ -334,6 +347,14 @@ const (
 	pageCost    = 1.5
 	pageQuality = 0.85
 )
+
+// health judges what shows whether the fault is over.
+func (r Rollout) health(o Observation, now time.Time) health {
+	if o.Mix != nil {
+		return o.Mix.health(o.Minutes, o.Tenant, now, r.Limits.Minimums.Cost)
+	}
+	return r.untreated(o, now)
+}
 
 // untreated judges the traffic that no flag touches, over the shortest run of minutes, at most 15, that
 // holds the minimum samples. A run of twice as many may say that it is well too: its noise is less, so a

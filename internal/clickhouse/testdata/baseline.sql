@@ -1,5 +1,5 @@
 WITH
-incident_buckets AS (
+left_out AS (
   SELECT tenant_id, arrayJoin([model, '*']) AS model, toDateTime(arrayJoin(range(begins, ends, 900)), 'UTC') AS bucket
   FROM (
     SELECT tenant_id, model,
@@ -8,13 +8,17 @@ incident_buckets AS (
     FROM incidents FINAL
     WHERE opened_at < {at:DateTime('UTC')} AND (ended_at IS NULL OR ended_at > {first:DateTime('UTC')})
   )
+  UNION ALL
+  SELECT tenant_id, model, toDateTime(arrayJoin(range(toUInt32({first:DateTime('UTC')}), toUInt32(toDateTime(accepted_at)), 900)), 'UTC')
+  FROM accepted_levels FINAL
+  WHERE accepted_at > {first:DateTime('UTC')}
 ),
 usable AS (
   SELECT *, cost_n >= {min_cost:UInt32} AS for_cost, quality_n >= {min_quality:UInt32} AS for_quality,
     for_cost AND outcomes > 0 AND untreated > 0 AS for_outcomes
   FROM baseline_buckets FINAL
   WHERE bucket >= {first:DateTime('UTC')} AND bucket <= {last:DateTime('UTC')} AND (for_cost OR for_quality)
-    AND (tenant_id, model, bucket) NOT IN (SELECT tenant_id, model, bucket FROM incident_buckets)
+    AND (tenant_id, model, bucket) NOT IN (SELECT tenant_id, model, bucket FROM left_out)
 )
 SELECT
   tenant_id, model,

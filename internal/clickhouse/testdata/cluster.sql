@@ -93,4 +93,6 @@ ALTER TABLE baseline_buckets ON CLUSTER 'prod'
 ALTER TABLE baselines ON CLUSTER 'prod'
 CREATE TABLE IF NOT EXISTS complexity ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', updated_at)
+CREATE TABLE IF NOT EXISTS accepted_levels ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
 
