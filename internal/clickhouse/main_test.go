@@ -41,6 +41,7 @@ func TestStore(t *testing.T) {
 		{"baselines", testBaselines},
 		{"baselines of nothing", testBaselinesEmpty},
 		{"baselines grow", testBaselinesGrow},
+		{"least calls", testLeastCalls},
 		{"evidence", testEvidence},
 		{"find spans", testFindSpans},
 		{"arrival", testArrival},
