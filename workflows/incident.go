@@ -282,7 +282,7 @@ func (i *incident) scoringWanted() bool {
 // score has every call of the key scored, for as long as the incident lasts. It sets Scoring even when
 // the flag could not be set, since the incident can do without; the release at the end is harmless.
 func (i *incident) score(ctx workflow.Context) error {
-	if i.state.Scoring || i.in.Key.Pseudo() {
+	if i.state.Scoring || !i.in.Key.OwnsFlags() {
 		return nil
 	}
 	i.state.Scoring = true
@@ -308,7 +308,7 @@ func (i *incident) sampling(share float64, reason string, now time.Time) contrac
 // consider asks act.yaml what to do now, and starts the decision that it proposes: at most one at a
 // time, and none that a person or the holdback has said no to in this incident.
 func (i *incident) consider(ctx workflow.Context) {
-	if i.live != "" || i.resolved || i.in.Key.Pseudo() || len(i.state.Decisions) >= maxDecisions {
+	if i.live != "" || i.resolved || !i.in.Key.OwnsFlags() || len(i.state.Decisions) >= maxDecisions {
 		return
 	}
 	var plan contract.RolloutPlan // what cannot be asked is not provable, and so is left to people

@@ -78,7 +78,7 @@ func newKeyIncident(t *testing.T) *keyIncident {
 		return i.propose(r), nil
 	})
 	i.OnActivity(telemetry.LastAct, anyArgs()...).Return(func(_ context.Context, k usage.Key) (time.Time, error) {
-		require.Equal(t, key.Tenant, k.Tenant)
+		require.Contains(t, []string{key.Tenant, usage.Everything.Tenant}, k.Tenant)
 		return i.lastAct, i.away
 	})
 	i.OnActivity(telemetry.WriteReport, anyArgs()...).Return(func(_ context.Context, r runbook.Report) (contract.WrittenReport, error) {
@@ -549,18 +549,28 @@ func TestIncidentPeople(t *testing.T) {
 	}
 }
 
-func TestIncidentOfAPseudoKeyOnlyTells(t *testing.T) {
-	i := newKeyIncident(t)
-	i.propose = downgrade
-	pseudo := usage.Key{Tenant: "org_42", Model: usage.AnyModel}
-	i.OnSignalExternalWorkflow(anyString, contract.AlertLoopID(pseudo), anyString, contract.IncidentEnded, anyString).Return(nil)
-	i.resolve(45 * time.Minute)
-	i.ExecuteWorkflow(workflows.Incident, contract.IncidentInput{
-		Key: pseudo, Opened: start, Level: detect.Page, Finding: finding(start, detect.Page), Loop: contract.AlertLoopID(pseudo), Tuning: tuning,
-	})
-	require.NoError(t, i.GetWorkflowError())
-	require.Empty(t, i.started)
-	require.Empty(t, i.orders)
+// flagless are the kinds of key that own no flags.
+var flagless = map[string]usage.Key{
+	"a tenant's pseudo-key": {Tenant: "org_42", Model: usage.AnyModel},
+	"an experiment":         key.OfExperiment("ab-1"),
+	"everything":            usage.Everything,
+}
+
+func TestIncidentOfAKeyWithoutFlagsOnlyTells(t *testing.T) {
+	for name, of := range flagless {
+		t.Run(name, func(t *testing.T) {
+			i := newKeyIncident(t)
+			i.propose = downgrade
+			i.OnSignalExternalWorkflow(anyString, contract.AlertLoopID(of), anyString, contract.IncidentEnded, anyString).Return(nil)
+			i.resolve(45 * time.Minute)
+			i.ExecuteWorkflow(workflows.Incident, contract.IncidentInput{
+				Key: of, Opened: start, Level: detect.Page, Finding: finding(start, detect.Page), Loop: contract.AlertLoopID(of), Tuning: tuning,
+			})
+			require.NoError(t, i.GetWorkflowError())
+			require.Empty(t, i.started)
+			require.Empty(t, i.orders)
+		})
+	}
 }
 
 func TestIncidentCancelledLeavesNothing(t *testing.T) {
