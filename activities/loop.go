@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/flyball-dev/flyball/internal/alert"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -143,6 +144,7 @@ func tenantAttributes(tenant string) temporal.SearchAttributes {
 type OpenLoop struct {
 	Key   usage.Key
 	Level detect.Level
+	Idle  bool // open for no finding, incident or flag: somebody has muted it
 }
 
 // Tell gives a key's loop a finding. When start is set a loop that is not there is started; else gone
@@ -191,7 +193,7 @@ func (l *Loop) Open(ctx context.Context, known func(usage.Key) bool) ([]OpenLoop
 				continue
 			}
 			if !known(key) {
-				open = append(open, OpenLoop{Key: key, Level: l.level(ctx, id, e)})
+				open = append(open, l.ask(ctx, key, id, e))
 			}
 		}
 		if request.NextPageToken = page.GetNextPageToken(); len(request.NextPageToken) == 0 {
@@ -200,22 +202,23 @@ func (l *Loop) Open(ctx context.Context, known func(usage.Key) bool) ([]OpenLoop
 	}
 }
 
-// level is the level that a loop holds.
-func (l *Loop) level(ctx context.Context, id string, seen *workflow.WorkflowExecutionInfo) detect.Level {
+// ask has a loop say how it stands.
+func (l *Loop) ask(ctx context.Context, key usage.Key, id string, seen *workflow.WorkflowExecutionInfo) OpenLoop {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	answer, err := l.Client.QueryWorkflow(ctx, id, "", contract.State)
 	if err == nil {
 		var state contract.AlertLoopState
 		if err = answer.Get(&state); err == nil {
-			return state.Alert.Level
+			idle := state.Alert.Phase == alert.Quiet && state.Incident == "" && len(state.Flags) == 0
+			return OpenLoop{Key: key, Level: state.Alert.Level, Idle: idle}
 		}
 	}
 	l.Log.InfoContext(ctx, "an alert loop did not say its level", "workflow", id, "error", err)
 	var level detect.Level
 	payload := seen.GetSearchAttributes().GetIndexedFields()[contract.AttrSeverity]
 	if payload == nil || converter.GetDefaultDataConverter().FromPayload(payload, &level) != nil || !up(level) {
-		return detect.None
+		level = detect.None
 	}
-	return level
+	return OpenLoop{Key: key, Level: level}
 }

@@ -27,10 +27,11 @@ type SweepStore interface {
 	Sweep(ctx context.Context, q clickhouse.SweepQuery) ([]detect.Observation, error)
 	Baselines(ctx context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error)
 	RebuildBaselines(ctx context.Context, at time.Time, min detect.Minimums) (int, error)
+	Arrived(ctx context.Context, at time.Time) (calls int64, err error)
 }
 
 // Loops is how a tick speaks to the alert loops: Loop. Open asks about every loop that runs whether it
-// is known.
+// is known well enough not to be asked.
 type Loops interface {
 	Open(ctx context.Context, known func(usage.Key) bool) ([]OpenLoop, error)
 	Tell(ctx context.Context, m contract.FactsMessage, tuning contract.Tuning, start bool) (gone bool, err error)
@@ -62,6 +63,9 @@ const relistEvery = time.Minute
 // forgetAfter is how long a loop that is not listed any more is still taken to run since it was last
 // told: a listing may lag behind what has just been started.
 const forgetAfter = 2 * relistEvery
+
+// experimentsEvery is how often experiments are judged: they wake nobody.
+const experimentsEvery = time.Minute
 
 // tellers bounds how many loops are told at once: a storm must not open a thousand connections.
 const tellers = 16
@@ -120,6 +124,8 @@ type sweep struct {
 	listedAt  time.Time
 	slot      time.Time // the hour of baselines
 	baselines map[usage.Key]detect.Baseline
+	expected  map[usage.Key]*expectation // the keys of which calls are to expect, all telemetry included
+	triedAt   time.Time                  // when the experiments were judged last
 	builtAt   time.Time
 	failedAt  time.Time // when the baselines could not be brought up to date last
 	epoch     string    // of the store of flags, as last read
@@ -130,6 +136,7 @@ type sweep struct {
 type held struct {
 	level  detect.Level
 	toldAt time.Time // zero: nothing by this round
+	idle   bool      // open for no finding, incident or flag: somebody has muted it
 }
 
 // tick evaluates every key of the shard at the watermark, and tells the loops.
@@ -152,11 +159,19 @@ func (s *sweep) tick(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	s.report.Keys = len(observations)
+	observations, blind := s.silent(ctx, observations, at)
+	if now.Sub(s.triedAt) >= experimentsEvery {
+		experiments, err := s.Store.Sweep(ctx, clickhouse.SweepQuery{At: at, Shard: s.request.Shard, Shards: s.request.Shards, Experiments: true})
+		if err == nil {
+			s.triedAt = now
+		}
+		observations, blind = append(observations, experiments...), errors.Join(blind, err)
+	}
 	findings, unjudged := s.judge(observations, at, now)
 	s.report.Ticks++
-	s.report.Keys = len(observations)
 	s.report.LastTick = now
-	return errors.Join(unjudged, s.tell(ctx, findings, now))
+	return errors.Join(blind, unjudged, s.tell(ctx, findings, now))
 }
 
 // watchFlags notices that the store of flags has begun a new life, and has every open loop told at this
@@ -179,14 +194,18 @@ func (s *sweep) relist(ctx context.Context, now time.Time) error {
 	running := map[usage.Key]bool{}
 	open, err := s.Loops.Open(ctx, func(k usage.Key) bool {
 		running[k] = true
-		return s.held[k] != nil
+		return s.held[k] != nil && up(s.held[k].level)
 	})
 	if err != nil {
 		return err
 	}
 	maps.DeleteFunc(s.held, func(k usage.Key, h *held) bool { return !running[k] && now.Sub(h.toldAt) >= forgetAfter })
 	for _, l := range open {
-		s.held[l.Key] = &held{level: l.Level}
+		if h := s.held[l.Key]; h != nil {
+			h.idle = l.Idle
+		} else {
+			s.held[l.Key] = &held{level: l.Level, idle: l.Idle}
+		}
 	}
 	return nil
 }
@@ -215,6 +234,7 @@ func (s *sweep) freshen(ctx context.Context, at, now time.Time) error {
 		s.builtAt = now
 		if s.baselines == nil && len(baselines) > 0 {
 			s.baselines = baselines
+			s.expect(at)
 		}
 		if _, err = s.Store.RebuildBaselines(ctx, at, s.request.Tuning.Limits.Minimums); err == nil {
 			baselines, err = s.Store.Baselines(ctx, at)
@@ -229,6 +249,7 @@ func (s *sweep) freshen(ctx context.Context, at, now time.Time) error {
 		return nil
 	}
 	s.slot, s.baselines = slot, baselines
+	s.expect(at)
 	return nil
 }
 
@@ -242,8 +263,8 @@ func current(baselines map[usage.Key]detect.Baseline, slot time.Time) bool {
 
 // judge says what every observed key's facts mean, and returns the findings that a loop should hear:
 // changes of level, and the state of each open loop once in a while. A loop whose key has no traffic
-// at all hears nothing, and knows silence by itself. A key that cannot be judged is left out, and does
-// not keep the others from being judged.
+// at all, and none to expect, hears nothing, and knows silence by itself; so does one that holds what silence says
+// nothing of. A key that cannot be judged is left out, and does not keep the others from being judged.
 func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]detect.Finding, error) {
 	set := s.Set()
 	minimums := s.request.Tuning.Limits.Minimums
@@ -258,8 +279,12 @@ func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]d
 		if h != nil {
 			active = h.level
 		}
-		baseline := s.baselines[o.Key]
-		s.lacking = s.lacking || baseline.CostBuckets < minimums.Buckets && o.Windows[len(o.Windows)-1].CostN >= minimums.Cost
+		of, _, experiment := o.Key.Experiment()
+		if !experiment {
+			of = o.Key
+		}
+		baseline := s.baselines[of]
+		s.lacking = s.lacking || !experiment && baseline.CostBuckets < minimums.Buckets && o.Windows[len(o.Windows)-1].CostN >= minimums.Cost
 		facts := detect.Assemble(*o, baseline, minimums, active)
 		f := detect.Finding{
 			Key: o.Key, Tick: now.UnixMilli(), EvaluatedAt: at, Facts: facts, Revision: set.Revision(),
@@ -279,7 +304,13 @@ func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]d
 			}
 			f.Verdict = verdict
 		}
-		if up(f.Verdict.Level) && !o.Key.Pseudo() {
+		if experiment && f.Verdict.Level == detect.Page { // whatever a policy says
+			f.Verdict.Level = detect.Investigate
+		}
+		if f.Verdict.Level == detect.Inconclusive && facts.CallsKnown && facts.Calls == 0 {
+			continue
+		}
+		if up(f.Verdict.Level) && o.Key.OwnsFlags() {
 			busy[o.Key.Tenant] = true
 		}
 		if s.due(h, f.Verdict.Level, now) {
@@ -306,12 +337,13 @@ func pseudoLast(observations []detect.Observation) iter.Seq[*detect.Observation]
 	}
 }
 
-// busyTenants are the tenants one of whose keys has an open loop: their pseudo-key is muted, since it
-// would only say the same again. Muted is not well: an incident that it has open stays as it is.
+// busyTenants are the tenants one of whose keys has a finding, an incident or a flag: their pseudo-key is muted,
+// since it would only say the same again. Muted is not well: an incident that it has open stays as it is. A loop
+// that is open because somebody has muted a quiet key says nothing that the pseudo-key could repeat.
 func (s *sweep) busyTenants() map[string]bool {
 	busy := map[string]bool{}
-	for key := range s.held {
-		if !key.Pseudo() {
+	for key, h := range s.held {
+		if key.OwnsFlags() && !h.idle {
 			busy[key.Tenant] = true
 		}
 	}
@@ -352,7 +384,8 @@ func (s *sweep) tell(ctx context.Context, findings []detect.Finding, now time.Ti
 			if gone {
 				delete(s.held, f.Key)
 			} else {
-				s.held[f.Key] = &held{level: holds(s.held[f.Key], f.Verdict.Level), toldAt: now}
+				before, level := s.held[f.Key], holds(s.held[f.Key], f.Verdict.Level)
+				s.held[f.Key] = &held{level: level, toldAt: now, idle: before != nil && before.idle && !up(level)}
 			}
 			return nil
 		})

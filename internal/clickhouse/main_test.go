@@ -35,6 +35,7 @@ func TestStore(t *testing.T) {
 		{"round trip", testRoundTrip},
 		{"sweep", testSweep},
 		{"sweep shards", testSweepShards},
+		{"runaway spend", testRunawaySpend},
 		{"minutes", testMinutes},
 		{"code cap", testCap},
 		{"watermark", testWatermark},
