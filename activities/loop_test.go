@@ -332,6 +332,28 @@ func TestOpenListsLoopsWithTheirLevels(t *testing.T) {
 	require.Contains(t, text.String(), "an alert loop under a foreign id is left alone")
 }
 
+func TestOpenTellsLoopsThatAreOnlyMuted(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		state contract.AlertLoopState
+		idle  bool
+	}{
+		"a mute":               {contract.AlertLoopState{Alert: alert.New(now), Mute: &contract.Mute{}}, true},
+		"a flag":               {contract.AlertLoopState{Alert: alert.New(now), Flags: []routing.Flag{{}}}, false},
+		"an incident to close": {contract.AlertLoopState{Alert: alert.New(now), Incident: "incident/a/b/1"}, false},
+		"a finding":            {contract.AlertLoopState{Alert: alert.State{Phase: alert.Pending, Level: detect.Page}}, false},
+		"a recovery":           {contract.AlertLoopState{Alert: alert.State{Phase: alert.Recovering, Level: detect.None}}, false},
+	} {
+		client := &fakeTemporal{
+			answers: map[string]any{contract.AlertLoopID(opus): tc.state},
+			pages:   []*workflowservice.ListWorkflowExecutionsResponse{listing(t, "", nil, contract.AlertLoopID(opus))},
+		}
+		open, err := (&Loop{Client: client, Log: silent()}).Open(t.Context(), func(usage.Key) bool { return false })
+		require.NoError(t, err)
+		require.Equal(t, []OpenLoop{{Key: opus, Level: tc.state.Alert.Level, Idle: tc.idle}}, open, name)
+	}
+}
+
 func TestOpenFailsWithoutAList(t *testing.T) {
 	t.Parallel()
 	_, err := (&Loop{Client: &fakeTemporal{err: errAway}, Log: silent()}).Open(t.Context(), func(usage.Key) bool { return false })
