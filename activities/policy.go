@@ -56,8 +56,9 @@ func (p *Policy) ProposeAct(_ context.Context, r contract.ActRequest) (contract.
 // actFacts are the incident as act.yaml sees it.
 func (p *Policy) actFacts(r contract.ActRequest, t routing.Tradeoff) policy.ActFacts {
 	tenant, f := t.Tenant(r.Key.Tenant), r.Finding.Facts
+	_, experiment, _ := r.Key.Experiment()
 	facts := policy.ActFacts{
-		Tenant: r.Key.Tenant, TenantClass: string(tenant.Class), RiskClass: string(tenant.Risk), Model: r.Key.Model,
+		Tenant: r.Key.Tenant, TenantClass: string(tenant.Class), RiskClass: string(tenant.Risk), Model: r.Key.Model, Experiment: experiment,
 		Level: string(r.Level), AlertRule: r.Finding.Verdict.Rule, Step: minute(r.Step),
 		CostKnown: f.CostKnown, CostRatio: f.CostRatio, QualityKnown: f.QualityKnown, QualityRatio: f.QualityRatio,
 		SpendKnown: f.SpendKnown, SpendRatio: f.SpendRatio,

@@ -29,6 +29,7 @@ type SweepStore interface {
 	BaselinesStored(ctx context.Context, slot time.Time) (time.Time, error)
 	RebuildBaselines(ctx context.Context, at time.Time, min detect.Minimums) (int, error)
 	Providers(ctx context.Context, from, to time.Time) (map[usage.Key]string, error)
+	Arrived(ctx context.Context, at time.Time) (calls int64, err error)
 }
 
 // Loops is how a tick speaks to the alert loops and their groups: Loop. Open asks about every loop that
@@ -66,6 +67,9 @@ const relistEvery = time.Minute
 // forgetAfter is how long a loop that is not listed any more is still taken to run since it was last
 // told: a listing may lag behind what has just been started.
 const forgetAfter = 2 * relistEvery
+
+// experimentsEvery is how often experiments are judged: they wake nobody.
+const experimentsEvery = time.Minute
 
 // tellers bounds how many loops are told at once: a storm must not open a thousand connections.
 const tellers = 16
@@ -124,6 +128,8 @@ type sweep struct {
 	listedAt  time.Time
 	slot      time.Time // the hour of baselines
 	baselines map[usage.Key]detect.Baseline
+	expected  map[usage.Key]*expectation // the keys of which calls are to expect, all telemetry included
+	triedAt   time.Time                  // when the experiments were judged last
 	builtAt   time.Time
 	storedAt  time.Time // when the last of them was stored, by the store's clock
 	failedAt  time.Time // when the baselines could not be brought up to date last
@@ -160,12 +166,20 @@ func (s *sweep) tick(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	s.report.Keys = len(observations)
+	observations, blind := s.silent(ctx, observations, at)
+	if now.Sub(s.triedAt) >= experimentsEvery {
+		experiments, err := s.Store.Sweep(ctx, clickhouse.SweepQuery{At: at, Shard: s.request.Shard, Shards: s.request.Shards, Experiments: true})
+		if err == nil {
+			s.triedAt = now
+		}
+		observations, blind = append(observations, experiments...), errors.Join(blind, err)
+	}
 	findings, unjudged := s.judge(observations, at, now)
 	s.report.Ticks++
-	s.report.Keys = len(observations)
 	s.report.LastTick = now
 	messages, ungrouped := s.group(ctx, findings, now)
-	return errors.Join(unjudged, ungrouped, s.tell(ctx, messages, now))
+	return errors.Join(blind, unjudged, ungrouped, s.tell(ctx, messages, now))
 }
 
 // watchFlags notices that the store of flags has begun a new life, and has every open loop told at this
@@ -233,6 +247,7 @@ func (s *sweep) freshen(ctx context.Context, at, now time.Time) error {
 		s.builtAt = now
 		if s.baselines == nil && len(baselines) > 0 {
 			s.baselines = baselines
+			s.expect(at)
 		}
 		if _, err = s.Store.RebuildBaselines(ctx, at, s.request.Tuning.Limits.Minimums); err == nil {
 			baselines, err = s.Store.Baselines(ctx, at)
@@ -248,6 +263,7 @@ func (s *sweep) freshen(ctx context.Context, at, now time.Time) error {
 	}
 	s.slot, s.baselines = slot, baselines
 	s.storedAt = stored // before they were loaded: what has come since is loaded at the next tick
+	s.expect(at)
 	return nil
 }
 
@@ -274,8 +290,8 @@ func current(baselines map[usage.Key]detect.Baseline, slot time.Time) bool {
 
 // judge says what every observed key's facts mean, and returns what a loop should hear, changes of level and
 // the state of each open loop once in a while, together with all that is found. A loop whose key has no traffic
-// at all hears nothing, and knows silence by itself. A key that cannot be judged is left out, and does
-// not keep the others from being judged.
+// at all, and none to expect, hears nothing, and knows silence by itself; so does one that holds what silence says
+// nothing of. A key that cannot be judged is left out, and does not keep the others from being judged.
 func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]detect.Finding, error) {
 	set := s.Set()
 	minimums := s.request.Tuning.Limits.Minimums
@@ -291,8 +307,12 @@ func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]d
 		if h != nil {
 			active = h.level
 		}
-		baseline := s.baselines[o.Key]
-		s.lacking = s.lacking || baseline.CostBuckets < minimums.Buckets && o.Windows[len(o.Windows)-1].CostN >= minimums.Cost
+		of, _, experiment := o.Key.Experiment()
+		if !experiment {
+			of = o.Key
+		}
+		baseline := s.baselines[of]
+		s.lacking = s.lacking || !experiment && baseline.CostBuckets < minimums.Buckets && o.Windows[len(o.Windows)-1].CostN >= minimums.Cost
 		facts := detect.Assemble(*o, baseline, minimums, active)
 		f := detect.Finding{
 			Key: o.Key, Tick: now.UnixMilli(), EvaluatedAt: at, Facts: facts, Revision: set.Revision(),
@@ -312,7 +332,13 @@ func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]d
 			}
 			f.Verdict = verdict
 		}
-		if up(f.Verdict.Level) && !o.Key.Pseudo() {
+		if experiment && f.Verdict.Level == detect.Page { // whatever a policy says
+			f.Verdict.Level = detect.Investigate
+		}
+		if f.Verdict.Level == detect.Inconclusive && facts.CallsKnown && facts.Calls == 0 {
+			continue
+		}
+		if up(f.Verdict.Level) && o.Key.OwnsFlags() {
 			busy[o.Key.Tenant] = true
 		}
 		s.storms.observe(f)
@@ -346,7 +372,7 @@ func pseudoLast(observations []detect.Observation) iter.Seq[*detect.Observation]
 func (s *sweep) busyTenants() map[string]bool {
 	busy := map[string]bool{}
 	for key, h := range s.held {
-		if !key.Pseudo() && !h.muted {
+		if key.OwnsFlags() && !h.muted {
 			busy[key.Tenant] = true
 		}
 	}

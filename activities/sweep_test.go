@@ -29,6 +29,8 @@ var errAway = errors.New("connection refused")
 // fakeStore is telemetry as a tick sees it.
 type fakeStore struct {
 	traffic  []detect.Observation
+	trials   []detect.Observation          // of experiments
+	arrived  int64                         // calls of anybody where traffic has none
 	stored   map[usage.Key]detect.Baseline // nil: none have been computed
 	computed map[usage.Key]detect.Baseline // what a rebuild stores, at its own slot
 	before   func(context.Context)         // every tick
@@ -42,6 +44,7 @@ type fakeStore struct {
 
 	queries         []clickhouse.SweepQuery
 	loads, rebuilds int
+	looks           int // at experiments
 }
 
 func (f *fakeStore) ReadWatermark(ctx context.Context, now time.Time) (time.Time, error) {
@@ -52,13 +55,18 @@ func (f *fakeStore) ReadWatermark(ctx context.Context, now time.Time) (time.Time
 }
 
 func (f *fakeStore) Sweep(_ context.Context, q clickhouse.SweepQuery) ([]detect.Observation, error) {
+	if q.Experiments {
+		f.looks++
+		return f.trials, f.sweepErr
+	}
 	f.queries = append(f.queries, q)
-	return f.traffic, f.sweepErr
+	return slices.Clone(f.traffic), f.sweepErr
 }
 
 func (f *fakeStore) Providers(context.Context, time.Time, time.Time) (map[usage.Key]string, error) {
 	return f.providers, f.providersErr
 }
+func (f *fakeStore) Arrived(context.Context, time.Time) (int64, error) { return f.arrived, f.sweepErr }
 
 func (f *fakeStore) Baselines(context.Context, time.Time) (map[usage.Key]detect.Baseline, error) {
 	if f.loads++; f.baselinesErr != nil {
@@ -445,6 +453,50 @@ func TestSweepMutesThePseudoKeyAtTheTickAtWhichAKeyIsFound(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t)
 	require.Equal(t, []told{page(opus)}, p.see(t, 0, ill(whole), ill(opus)), "in whatever order the store lists them")
+}
+
+func TestSweepIsNotMutedByAKeyThatIsOnlyMuted(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.loops.running[opus], p.loops.muted = detect.None, map[usage.Key]bool{opus: true}
+	require.Equal(t, []told{page(whole), none(opus)}, p.see(t, 0, well(opus), ill(whole)), "its loop is open, and says nothing")
+	require.Empty(t, p.see(t, 5*time.Second, well(opus), ill(whole)))
+
+	p = newPlant(t)
+	p.loops.running[opus] = detect.None // recovering, or with a flag
+	require.Equal(t, []told{none(opus)}, p.see(t, 0, well(opus), ill(whole)))
+	p.loops.muted = map[usage.Key]bool{opus: true} // that is over, and it is muted still
+	require.Equal(t, []told{page(whole), none(opus)}, p.see(t, time.Minute, well(opus), ill(whole)))
+}
+
+func TestSweepExperiments(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	trial := opus.OfExperiment("ab-1")
+	investigate := told{key: trial, level: detect.Investigate, start: true, epoch: "first"}
+	held := told{key: trial, level: detect.Investigate, epoch: "first"}
+	p.store.trials = []detect.Observation{ill(trial)}
+	require.Equal(t, []told{investigate}, p.see(t, 0, well(opus), well(whole)), "compared with production, and no page")
+	require.Empty(t, p.see(t, 5*time.Second, well(opus), well(whole)))
+	require.Equal(t, 1, p.store.looks, "not at every tick")
+	require.Equal(t, []told{held}, p.see(t, time.Minute, well(opus), well(whole)))
+	require.Equal(t, []told{page(whole)}, p.see(t, 65*time.Second, well(opus), ill(whole)), "it mutes nobody")
+	p.store.trials = []detect.Observation{well(trial)}
+	require.Contains(t, p.see(t, 2*time.Minute, well(opus), well(whole)), none(trial))
+
+	set, err := policy.Compile(fstest.MapFS{"alert.yaml": {Data: []byte(stumbling)}})
+	require.NoError(t, err)
+	p = newPlant(t)
+	p.Sweeper.Set = func() *policy.Set { return set }
+	p.store.trials = []detect.Observation{ill(trial)}
+	require.Equal(t, []told{investigate}, p.see(t, 0), "whatever the policy says")
+
+	p = newPlant(t)
+	nobody := usage.Key{Tenant: "org_42", Model: "new"}.OfExperiment("ab-1")
+	p.store.trials = []detect.Observation{ill(nobody)}
+	require.Empty(t, p.see(t, 0, well(opus)), "there is nothing to compare with")
+	p.see(t, 6*time.Minute, well(opus))
+	require.Equal(t, 1, p.store.rebuilds, "and no baseline to be had by computing it again")
 }
 
 func TestSweepFailures(t *testing.T) {

@@ -396,8 +396,8 @@ func (l *alertLoop) checkFlag(r contract.SetFlagRequest) error {
 		return invalid(fmt.Sprintf("unknown kind of flag %q: want route, pin, stop or sampling", r.Kind))
 	}
 	switch {
-	case l.in.Key.Pseudo():
-		return invalid("the pseudo-key of a tenant owns no flags: set the flag on the model whose share rose")
+	case !l.in.Key.OwnsFlags():
+		return invalid(l.in.Key.String() + " owns no flags: set the flag on the one model whose calls it is to move")
 	case !(r.Share >= 0 && r.Share <= 1):
 		return invalid(fmt.Sprintf("the share %v is not between 0 and 1", r.Share))
 	case r.Decision == "":

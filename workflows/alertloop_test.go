@@ -453,18 +453,22 @@ func TestAlertLoopRefusesABadInput(t *testing.T) {
 	}
 }
 
-func TestPseudoKeyOwnsNoFlags(t *testing.T) {
-	env := newEnv(t, nil)
-	var o *outcome
-	at(env, 0, func() {
-		f := finding(start, detect.Page)
-		env.SignalWorkflow(contract.Facts, contract.FactsMessage{Finding: f})
-		o = update(env, contract.SetFlag, "1", contract.SetFlagRequest{Kind: routing.Stop, Share: 1, Decision: "d"})
-	})
-	at(env, time.Second, func() {
-		env.SignalWorkflow(contract.Facts, contract.FactsMessage{Finding: finding(start.Add(time.Second), detect.None)})
-	})
-	env.ExecuteWorkflow(workflows.AlertLoop, contract.AlertLoopInput{Key: usage.Key{Tenant: "org_42", Model: usage.AnyModel}, Tuning: tuning})
-	require.NoError(t, env.GetWorkflowError())
-	require.ErrorContains(t, o.rejected, "owns no flags")
+func TestWhoOwnsNoFlags(t *testing.T) {
+	for name, of := range flagless {
+		t.Run(name, func(t *testing.T) {
+			env := newEnv(t, nil)
+			var o *outcome
+			at(env, 0, func() {
+				f := finding(start, detect.Page)
+				env.SignalWorkflow(contract.Facts, contract.FactsMessage{Finding: f})
+				o = update(env, contract.SetFlag, "1", contract.SetFlagRequest{Kind: routing.Stop, Share: 1, Decision: "d"})
+			})
+			at(env, time.Second, func() {
+				env.SignalWorkflow(contract.Facts, contract.FactsMessage{Finding: finding(start.Add(time.Second), detect.None)})
+			})
+			env.ExecuteWorkflow(workflows.AlertLoop, contract.AlertLoopInput{Key: of, Tuning: tuning})
+			require.NoError(t, env.GetWorkflowError())
+			require.ErrorContains(t, o.rejected, "owns no flags")
+		})
+	}
 }

@@ -45,8 +45,8 @@ func newDecision(ctx workflow.Context, in contract.DecisionInput) (*decision, er
 	switch {
 	case in.Incident == "" || in.Key.Tenant == "" || in.Key.Model == "":
 		return nil, invalid("a decision needs its key and its incident")
-	case in.Key.Pseudo():
-		return nil, invalid("a decision needs a key that owns flags, not the pseudo-key " + in.Key.String())
+	case !in.Key.OwnsFlags():
+		return nil, invalid("a decision needs a key that owns flags, not " + in.Key.String())
 	case !in.Proposal.Wanted():
 		return nil, invalid("a decision needs a proposal that wants something done")
 	}

@@ -468,6 +468,7 @@ func TestDecisionRefusesABadInput(t *testing.T) {
 		"no tuning":   func(in *contract.DecisionInput) { in.Tuning = contract.Tuning{} },
 		"no proposal": func(in *contract.DecisionInput) { in.Proposal.Mode = contract.Never },
 		"pseudo-key":  func(in *contract.DecisionInput) { in.Key = usage.Key{Tenant: "org_42", Model: usage.AnyModel} },
+		"experiment":  func(in *contract.DecisionInput) { in.Key = in.Key.OfExperiment("ab-1") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			env, in := newEnv(t, nil), good

@@ -639,6 +639,30 @@ func TestIncidentOfEverythingAsksForNothing(t *testing.T) {
 	require.Empty(t, i.started)
 }
 
+// flagless are the kinds of key that own no flags.
+var flagless = map[string]usage.Key{
+	"a tenant's pseudo-key": {Tenant: "org_42", Model: usage.AnyModel},
+	"an experiment":         key.OfExperiment("ab-1"),
+	"everything":            usage.Everything,
+}
+
+func TestIncidentOfAKeyWithoutFlagsOnlyTells(t *testing.T) {
+	for name, of := range flagless {
+		t.Run(name, func(t *testing.T) {
+			i := newKeyIncident(t)
+			i.propose = downgrade
+			i.OnSignalExternalWorkflow(anyString, contract.AlertLoopID(of), anyString, contract.IncidentEnded, anyString).Return(nil)
+			i.resolve(45 * time.Minute)
+			i.ExecuteWorkflow(workflows.Incident, contract.IncidentInput{
+				Key: of, Opened: start, Level: detect.Page, Finding: finding(start, detect.Page), Loop: contract.AlertLoopID(of), Tuning: tuning,
+			})
+			require.NoError(t, i.GetWorkflowError())
+			require.Empty(t, i.started)
+			require.Empty(t, i.orders)
+		})
+	}
+}
+
 func TestIncidentCancelledLeavesNothing(t *testing.T) {
 	i := newKeyIncident(t)
 	i.propose = downgrade

@@ -486,10 +486,12 @@ func (w *world) Renew(context.Context, usage.Key, routing.Kind, routing.Sequence
 
 func (w *world) ReadWatermark(_ context.Context, now time.Time) (time.Time, error) { return now, nil }
 
-func (w *world) Sweep(context.Context, clickhouse.SweepQuery) ([]detect.Observation, error) {
+func (w *world) Arrived(context.Context, time.Time) (int64, error) { return 0, nil }
+
+func (w *world) Sweep(_ context.Context, q clickhouse.SweepQuery) ([]detect.Observation, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.silent {
+	if w.silent || q.Experiments {
 		return nil, nil
 	}
 	window := detect.Window{CostN: 600, QualityN: 600, LnCost: usualLnCost, Quality: usualQuality}

@@ -86,6 +86,9 @@ func (s *Store) rebuildBaselines(ctx context.Context, q baselineQuery) (n int, e
 		return 0, err
 	}
 	fill(baselines, accepted, q.Minimums)
+	if err := s.expectCalls(ctx, q.At, baselines); err != nil {
+		return 0, err
+	}
 	if err := s.insertBaselines(ctx, slot, q.At, baselines); err != nil {
 		return 0, fmt.Errorf("storing the baselines of %s: %w", slot.Format(time.RFC3339), err)
 	}
@@ -95,10 +98,31 @@ func (s *Store) rebuildBaselines(ctx context.Context, q baselineQuery) (n int, e
 		return 0, err
 	}
 	maps.DeleteFunc(now, func(key usage.Key, level detect.Baseline) bool { return accepted[key] == level })
+	if err := s.expectCalls(ctx, q.At, now); err != nil {
+		return 0, err
+	}
 	if err := s.insertBaselines(ctx, slot, q.At, now); err != nil {
 		return 0, fmt.Errorf("storing levels that were accepted meanwhile: %w", err)
 	}
 	return len(baselines), nil
+}
+
+// expectCalls says of each baseline how many calls there are at least at this time.
+func (s *Store) expectCalls(ctx context.Context, at time.Time, baselines map[usage.Key]detect.Baseline) error {
+	if len(baselines) == 0 {
+		return nil
+	}
+	least, err := s.leastCalls(ctx, at)
+	if err != nil {
+		return fmt.Errorf("computing the calls to expect at %s: %w", at.UTC().Format(time.RFC3339), err)
+	}
+	for key, calls := range least {
+		if b, ok := baselines[key]; ok {
+			b.LeastCalls = calls
+			baselines[key] = b
+		}
+	}
+	return nil
 }
 
 // fill takes from others what baselines have too few buckets for.
@@ -185,7 +209,7 @@ SELECT
   toUInt32(sum(length(quality_codes))),
   quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[1], quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[2], quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[3],
   sum(requests), sum(cost_pico_usd), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
-  sum(untreated), sum(outcomes), sum(good),
+  sum(untreated), sum(outcomes), sum(good), sum(velocity_tokens), sum(velocity_ms),
   {built:DateTime64(3, 'UTC')}
 FROM (
   SELECT
@@ -193,7 +217,8 @@ FROM (
     if(arm = 'treated', CAST([], 'Array(Int16)'), cost_codes) AS cost_codes, CAST([], 'Array(Int16)') AS quality_codes,
     requests, cost_pico_usd, output_tokens, cache_read_tokens,
     uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens AS input_tokens,
-    if(arm = 'treated', toUInt64(0), requests) AS untreated, toUInt64(0) AS outcomes, toUInt64(0) AS good
+    if(arm = 'treated', toUInt64(0), requests) AS untreated, toUInt64(0) AS outcomes, toUInt64(0) AS good,
+    if(arm = 'treated', toInt64(0), velocity_tokens) AS velocity_tokens, if(arm = 'treated', toInt64(0), velocity_ms) AS velocity_ms
   FROM kpi_1m
   WHERE cohort = 'production' AND minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
     AND has({buckets:Array(UInt32)}, toUInt32(toStartOfFifteenMinutes(minute)))
@@ -202,7 +227,7 @@ FROM (
     toStartOfFifteenMinutes(minute), tenant_id, requested_model,
     CAST([], 'Array(Int16)'), quality_codes,
     toUInt64(0), toInt128(0), toInt64(0), toInt64(0), toInt64(0),
-    toUInt64(0), toUInt64(0), toUInt64(0)
+    toUInt64(0), toUInt64(0), toUInt64(0), toInt64(0), toInt64(0)
   FROM quality_1m
   WHERE cohort = 'production' AND arm != 'treated' AND kind != 'human'
     AND minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
@@ -212,7 +237,7 @@ FROM (
     toStartOfFifteenMinutes(minute), tenant_id, requested_model,
     CAST([], 'Array(Int16)'), CAST([], 'Array(Int16)'),
     toUInt64(0), toInt128(0), toInt64(0), toInt64(0), toInt64(0),
-    toUInt64(0), outcomes, good
+    toUInt64(0), outcomes, good, toInt64(0), toInt64(0)
   FROM outcomes_1m
   WHERE cohort = 'production' AND arm != 'treated'
     AND minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
@@ -278,7 +303,7 @@ left_out AS (
 ),
 usable AS (
   SELECT *, cost_n >= {min_cost:UInt32} AS for_cost, quality_n >= {min_quality:UInt32} AS for_quality,
-    for_cost AND outcomes > 0 AND untreated > 0 AS for_outcomes
+    for_cost AND outcomes > 0 AND untreated > 0 AS for_outcomes, for_cost AND velocity_ms > 0 AS for_velocity
   FROM baseline_buckets FINAL
   WHERE bucket >= {first:DateTime('UTC')} AND bucket <= {last:DateTime('UTC')} AND (for_cost OR for_quality)
     AND (tenant_id, model, bucket) NOT IN (SELECT tenant_id, model, bucket FROM left_out)` + ofTenant + `
@@ -303,7 +328,10 @@ SELECT
   toInt64(length(ow)),
   arrayReduce('quantileExactWeighted(0.5)', rates, ow) AS rate_m,
   arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(x - rate_m), rates), ow),
-  arrayReduce('quantileExactWeighted(0.5)', untreated_calls, ow)
+  arrayReduce('quantileExactWeighted(0.5)', untreated_calls, ow),
+  toInt64(length(vw)),
+  arrayReduce('quantileExactWeighted(0.5)', velocities, vw) AS velocity_m,
+  arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(log(x / velocity_m)), velocities), vw)
 FROM (
   SELECT
     tenant_id, model,
@@ -315,7 +343,8 @@ FROM (
     groupArrayIf(if(input_tokens > 0, output_tokens / input_tokens, 0), for_cost) AS completion,
     groupArrayIf(if(input_tokens > 0, cache_read_tokens / input_tokens, 0), for_cost) AS cached,
     groupArrayIf(good / untreated, for_outcomes) AS rates, groupArrayIf(toInt64(untreated), for_outcomes) AS untreated_calls,
-    groupArrayIf(weight, for_outcomes) AS ow
+    groupArrayIf(weight, for_outcomes) AS ow,
+    groupArrayIf(1000 * velocity_tokens / velocity_ms, for_velocity) AS velocities, groupArrayIf(weight, for_velocity) AS vw
   FROM (
     SELECT *, toUInt32(round(1e6 * exp2(-dateDiff('second', bucket, {at:DateTime('UTC')}) / 604800))) AS weight
     FROM usable
@@ -352,11 +381,13 @@ func (s *Store) computeBaselines(ctx context.Context, q baselineQuery) (map[usag
 			spend, spendMAD, completion, cached                     float64
 			outcomeBuckets, untreated                               int64
 			rate, rateMAD                                           float64
+			velocityBuckets                                         int64
+			velocity, velocityMAD                                   float64
 		)
 		if err := rows.Scan(&b.Key.Tenant, &b.Key.Model, &costBuckets, &cost, &costMAD, &costIQR, &costs,
 			&qualityBuckets, &quality, &qualityMAD, &qualityIQR, &scores,
 			&spend, &spendMAD, &requests, &completion, &cached,
-			&outcomeBuckets, &rate, &rateMAD, &untreated); err != nil {
+			&outcomeBuckets, &rate, &rateMAD, &untreated, &velocityBuckets, &velocity, &velocityMAD); err != nil {
 			return nil, err
 		}
 		if b.CostBuckets = int(costBuckets); b.CostBuckets > 0 {
@@ -381,6 +412,9 @@ func (s *Store) computeBaselines(ctx context.Context, q baselineQuery) (map[usag
 		}
 		if b.OutcomeBuckets = int(outcomeBuckets); b.OutcomeBuckets > 0 {
 			b.OutcomeRate, b.OutcomeDev, b.OutcomeBucketN = rate, sdPerMAD*rateMAD, float64(untreated)
+		}
+		if b.VelocityBuckets = int(velocityBuckets); b.VelocityBuckets > 0 {
+			b.Velocity, b.VelocityDev = velocity, sdPerMAD*velocityMAD
 		}
 		all[b.Key] = b
 	}
@@ -415,6 +449,10 @@ var baselinesTable = table{"baselines", []column{
 	{"outcome_rate", "Float64"},
 	{"outcome_dev", "Float64"},
 	{"outcome_bucket_n", "Float64"},
+	{"velocity_buckets", "UInt32"},
+	{"velocity", "Float64"},
+	{"velocity_dev", "Float64"},
+	{"least_calls", "Float64"},
 }}
 
 // insertBaselines stores the baselines of a slot. Their version says when they were computed, or accepted.
@@ -429,6 +467,7 @@ func (s *Store) insertBaselines(ctx context.Context, slot, at time.Time, baselin
 			uint32(b.QualityBuckets), b.Quality, b.QualityDev, b.QualitySD, b.QualityBucketN,
 			b.SpendPerMinute, b.SpendDev, b.RequestsPerMin, b.Completion, b.CacheHit,
 			uint32(b.OutcomeBuckets), b.OutcomeRate, b.OutcomeDev, b.OutcomeBucketN,
+			uint32(b.VelocityBuckets), b.Velocity, b.VelocityDev, b.LeastCalls,
 		}
 	})
 }
@@ -442,7 +481,8 @@ func (s *Store) Baselines(ctx context.Context, slot time.Time) (map[usage.Key]de
   toInt64(cost_buckets), ln_cost, ln_cost_dev, ln_cost_sd, cost_bucket_n,
   toInt64(quality_buckets), quality, quality_dev, quality_sd, quality_bucket_n,
   spend_per_minute_pico, spend_dev, requests_per_minute, completion_ratio, cache_hit_rate,
-  toInt64(outcome_buckets), outcome_rate, outcome_dev, outcome_bucket_n
+  toInt64(outcome_buckets), outcome_rate, outcome_dev, outcome_bucket_n,
+  toInt64(velocity_buckets), velocity, velocity_dev, least_calls
 FROM baselines FINAL
 WHERE slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC')} AND slot > {oldest:DateTime('UTC')})`,
 		ch.Named("slot", slot), ch.Named("oldest", slot.Add(-baselineMaxAge)))
@@ -453,16 +493,17 @@ WHERE slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC'
 	all := map[usage.Key]detect.Baseline{}
 	for rows.Next() {
 		var b detect.Baseline
-		var costBuckets, qualityBuckets, outcomeBuckets int64
+		var costBuckets, qualityBuckets, outcomeBuckets, velocityBuckets int64
 		if err := rows.Scan(&b.Key.Tenant, &b.Key.Model, &b.Slot, &b.Version,
 			&costBuckets, &b.LnCost, &b.LnCostDev, &b.LnCostSD, &b.CostBucketN,
 			&qualityBuckets, &b.Quality, &b.QualityDev, &b.QualitySD, &b.QualityBucketN,
 			&b.SpendPerMinute, &b.SpendDev, &b.RequestsPerMin, &b.Completion, &b.CacheHit,
-			&outcomeBuckets, &b.OutcomeRate, &b.OutcomeDev, &b.OutcomeBucketN); err != nil {
+			&outcomeBuckets, &b.OutcomeRate, &b.OutcomeDev, &b.OutcomeBucketN,
+			&velocityBuckets, &b.Velocity, &b.VelocityDev, &b.LeastCalls); err != nil {
 			return nil, fmt.Errorf("reading a baseline: %w", err)
 		}
 		b.Slot, b.CostBuckets, b.QualityBuckets = b.Slot.UTC(), int(costBuckets), int(qualityBuckets)
-		b.OutcomeBuckets = int(outcomeBuckets)
+		b.OutcomeBuckets, b.VelocityBuckets = int(outcomeBuckets), int(velocityBuckets)
 		all[b.Key] = b
 	}
 	if err := rows.Err(); err != nil {

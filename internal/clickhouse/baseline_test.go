@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -25,6 +26,8 @@ func TestBaselineSQL(t *testing.T) {
 		sql, args := q.SQL()
 		golden(t, name, sql, args)
 	}
+	sql, args := leastCallsSQL(at)
+	golden(t, "least_calls", sql, args)
 }
 
 func TestBucketBounds(t *testing.T) {
@@ -41,6 +44,7 @@ type bucketFacts struct {
 	cost, quality                         []int16
 	requests, pico, input, output, cached int64
 	untreated, outcomes, good             int64
+	streamed, streaming                   int64 // tokens and milliseconds after the first token
 }
 
 // usual computes baselines in plain Go over the same facts.
@@ -91,6 +95,10 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 			b.cached += p.Tokens.CacheRead
 			if p.Arm != usage.Treated {
 				b.untreated++
+				if p.TTFTMS > 0 && p.LatencyMS > p.TTFTMS {
+					b.streamed += p.Tokens.Output
+					b.streaming += p.LatencyMS - p.TTFTMS
+				}
 			}
 			if code, ok := kpi.CostCode(p.Cost); ok && p.Arm != usage.Treated {
 				b.cost = append(b.cost, code)
@@ -182,6 +190,13 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 			b.RequestsPerMin, _ = median(which, func(f *bucketFacts) float64 { return float64(f.requests) / 15 })
 			b.Completion, _ = median(which, func(f *bucketFacts) float64 { return float64(f.output) / float64(f.input) })
 			b.CacheHit, _ = median(which, func(f *bucketFacts) float64 { return float64(f.cached) / float64(f.input) })
+			streaming := slices.DeleteFunc(slices.Clone(which), func(start time.Time) bool { return starts[start].streaming == 0 })
+			if b.VelocityBuckets = len(streaming); len(streaming) > 0 {
+				speed := func(f *bucketFacts) float64 { return 1000 * float64(f.streamed) / float64(f.streaming) }
+				b.Velocity, _ = median(streaming, speed)
+				_, b.VelocityDev = median(streaming, func(f *bucketFacts) float64 { return math.Log(speed(f)) })
+				b.VelocityDev *= 1.4826
+			}
 			which = slices.DeleteFunc(slices.Clone(which), func(start time.Time) bool { return starts[start].outcomes == 0 || starts[start].untreated == 0 })
 			if b.OutcomeBuckets = len(which); len(which) > 0 {
 				b.OutcomeRate, b.OutcomeDev = median(which, func(f *bucketFacts) float64 { return float64(f.good) / float64(f.untreated) })
@@ -199,11 +214,47 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 			b.QualitySD, _ = median(which, func(f *bucketFacts) float64 { return kpi.QualitySample(f.quality).SD })
 			b.QualityBucketN, _ = median(which, func(f *bucketFacts) float64 { return float64(len(f.quality)) })
 		}
+		b.LeastCalls = leastCalls(spans, key, at)
 		if b.CostBuckets+b.QualityBuckets > 0 {
 			all[key] = b
 		}
 	}
 	return all
+}
+
+// leastCalls is the twentieth part from below of the key's calls in the quarter-hours of the hour, by weight,
+// those without any included.
+func leastCalls(spans []usage.Span, key usage.Key, at time.Time) float64 {
+	calls := map[time.Time]int64{}
+	from := at
+	for i := range spans {
+		p := &spans[i]
+		start := p.Timestamp.Truncate(15 * time.Minute)
+		if p.Key() != key || p.Cohort() != usage.Production || start.Hour() != at.Hour() || start.Before(at.Add(-28*24*time.Hour)) || start.Add(15*time.Minute).After(at) {
+			continue
+		}
+		if calls[start]++; start.Before(from) {
+			from = start
+		}
+	}
+	if from.After(at.Add(-156 * time.Hour)) {
+		return 0
+	}
+	weights := map[int64]uint64{}
+	var sum, seen uint64
+	for start := from; !start.Add(15 * time.Minute).After(at); start = start.Add(15 * time.Minute) {
+		if start.Hour() == at.Hour() {
+			w := uint64(math.Round(1e6 * math.Exp2(-at.Truncate(time.Second).Sub(start).Seconds()/(7*86400))))
+			weights[calls[start]] += w
+			sum += w
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(weights)) {
+		if seen += weights[n]; float64(seen) >= math.Ceil(float64(sum)*0.05) {
+			return float64(n)
+		}
+	}
+	return 0
 }
 
 // sameBaselines requires equality up to the rounding of floats.
@@ -226,6 +277,8 @@ func sameBaselines(t *testing.T, want, got map[usage.Key]detect.Baseline) {
 			{&w.CacheHit, &g.CacheHit},
 			{&w.OutcomeRate, &g.OutcomeRate},
 			{&w.OutcomeDev, &g.OutcomeDev},
+			{&w.Velocity, &g.Velocity},
+			{&w.VelocityDev, &g.VelocityDev},
 		} {
 			require.InDelta(t, 1, (*pair[1]+1e-9)/(*pair[0]+1e-9), 1e-6, "%s: want %+v, got %+v", key, w, g)
 			*pair[1] = *pair[0]
@@ -289,6 +342,8 @@ func testBaselines(t *testing.T, s *Store) {
 	require.Less(t, faint.CostBuckets, 96)
 	require.LessOrEqual(t, usual.CostBuckets, 48, "its own hour suffices")
 	require.GreaterOrEqual(t, faint.CostBuckets, 12, "drawn from all hours")
+	require.Positive(t, usual.LeastCalls)
+	require.Zero(t, faint.LeastCalls, "what is usual at other hours is not expected at this one")
 
 	require.NoError(t, s.InsertQuality(t.Context(), late, "b"))
 	require.NoError(t, s.InsertOutcomes(t.Context(), outcomes[1000:], "b"))
@@ -308,6 +363,59 @@ func testBaselinesEmpty(t *testing.T, s *Store) {
 	n, err := s.RebuildBaselines(t.Context(), time.Now(), detect.DefaultMinimums)
 	require.NoError(t, err)
 	require.Zero(t, n)
+}
+
+// testLeastCalls stores a week of one hour of keys that call at different times, and says of which of them calls are
+// expected.
+func testLeastCalls(t *testing.T, s *Store) {
+	at := time.Now().UTC().Truncate(time.Hour).Add(2 * time.Minute)
+	if at.After(time.Now()) {
+		at = at.Add(-time.Hour)
+	}
+	const days = 9
+	var spans []usage.Span
+	call := func(model string, day, quarter, n int) {
+		start := at.Truncate(time.Hour).Add(-time.Duration(day)*24*time.Hour + time.Duration(quarter)*15*time.Minute)
+		for i := range n {
+			spans = append(spans, usage.Span{TenantID: "t", RequestedModel: model, Model: model, Timestamp: start.Add(time.Duration(i) * time.Second), Cost: 1000, Priced: true})
+		}
+	}
+	for day := 1; day <= days; day++ {
+		for quarter := range 4 {
+			call("always", day, quarter, 60+day)
+			if day != 1 {
+				call("gone for a day", day, quarter, 60)
+			}
+			if day%7 != 3 && day%7 != 4 {
+				call("rests at the weekend", day, quarter, 60)
+			}
+			if quarter == 0 {
+				call("once an hour", day, quarter, 400)
+			}
+			call("another hour", day, quarter+8, 60) // two hours later
+			if day <= 5 {
+				call("new", day, quarter, 60)
+			}
+			if (4*day+quarter)%2 == 0 {
+				call("by fits and starts", day, quarter, 300)
+			} else {
+				call("by fits and starts", day, quarter, 2)
+			}
+		}
+	}
+	require.NoError(t, s.InsertSpans(t.Context(), spans, "a"))
+	_, err := s.RebuildBaselines(t.Context(), at, detect.Minimums{Cost: 50, Quality: 20, Buckets: 12})
+	require.NoError(t, err)
+	got, err := s.Baselines(t.Context(), at)
+	require.NoError(t, err)
+	for model, want := range map[string]float64{
+		"always": 61, "gone for a day": 0, "rests at the weekend": 0, "once an hour": 0, "another hour": 0, "new": 0, "by fits and starts": 2, "*": 0,
+	} {
+		b := got[usage.Key{Tenant: "t", Model: model}]
+		require.GreaterOrEqual(t, b.CostBuckets, 4, model)
+		require.Equal(t, want, b.LeastCalls, model)
+	}
+	require.GreaterOrEqual(t, got[usage.Key{Tenant: "t", Model: "another hour"}].CostBuckets, 12, "its cost is judged by all hours, its silence is not")
 }
 
 // testBaselinesGrow rebuilds while data goes on coming: a bucket that was incomplete at one rebuild is

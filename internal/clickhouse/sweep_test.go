@@ -22,7 +22,9 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestSweepSQL(t *testing.T) {
 	at := time.Date(2026, 1, 15, 9, 23, 47, 0, time.UTC)
-	for name, q := range map[string]SweepQuery{"sweep": {At: at, Shards: 1}, "sweep_sharded": {At: at, Shard: 2, Shards: 8}} {
+	for name, q := range map[string]SweepQuery{
+		"sweep": {At: at, Shards: 1}, "sweep_sharded": {At: at, Shard: 2, Shards: 8}, "sweep_experiments": {At: at, Experiments: true},
+	} {
 		sql, args := q.SQL()
 		golden(t, name, sql, args)
 	}
@@ -46,6 +48,33 @@ func golden(t *testing.T, name, sql string, args []any) {
 	want, err := os.ReadFile(path)
 	require.NoError(t, err, "run the test with -update to write the golden file")
 	require.Equal(t, string(want), text)
+}
+
+// observeExperiments is the sweep of experiments in plain Go: that of production over their spans under names of
+// their own, without the pseudo-keys.
+func observeExperiments(spans []usage.Span, evaluations []usage.Quality, at time.Time, outcomes ...usage.Outcome) []detect.Observation {
+	rename := func(tenant, model, id string) string {
+		if id == "" {
+			return ""
+		}
+		return usage.Key{Tenant: tenant, Model: model}.OfExperiment(id).Model
+	}
+	spans, evaluations, outcomes = slices.Clone(spans), slices.Clone(evaluations), slices.Clone(outcomes)
+	for i := range spans {
+		p := &spans[i]
+		p.RequestedModel, p.ExperimentID = rename(p.TenantID, p.RequestedModel, p.ExperimentID), ""
+	}
+	for i := range evaluations {
+		q := &evaluations[i]
+		q.Model, q.ExperimentID = rename(q.TenantID, q.Model, q.ExperimentID), ""
+	}
+	for i := range outcomes {
+		o := &outcomes[i]
+		o.Model, o.ExperimentID = rename(o.TenantID, o.Model, o.ExperimentID), ""
+	}
+	return slices.DeleteFunc(observe(spans, evaluations, at, outcomes...), func(o detect.Observation) bool {
+		return o.Key.Pseudo() || o.Key.Model == ""
+	})
 }
 
 // observe is the sweep in plain Go over the same facts.
@@ -97,6 +126,15 @@ func observe(spans []usage.Span, evaluations []usage.Quality, at time.Time, outc
 				continue
 			}
 			s.Outcomes.Calls++
+			if p.TTFTMS > 0 && p.LatencyMS > p.TTFTMS {
+				for minutes, stream := range map[int]*detect.Stream{15: &s.WholeStream, 5: &s.RecentStream} {
+					if inWindow(p.Timestamp, minutes) {
+						stream.Calls++
+						stream.Tokens += p.Tokens.Output
+						stream.MS += p.LatencyMS - p.TTFTMS
+					}
+				}
+			}
 			if code, ok := kpi.CostCode(p.Cost); ok {
 				for w, n := range detect.Windows {
 					if inWindow(p.Timestamp, n) {
@@ -171,6 +209,9 @@ func testSweep(t *testing.T, s *Store) {
 			got, err := s.Sweep(t.Context(), SweepQuery{At: at, Shards: 1})
 			require.NoError(t, err)
 			require.Equal(t, observe(spans, evaluations, at, outcomes...), sorted(got), "at %s", at)
+			got, err = s.Sweep(t.Context(), SweepQuery{At: at, Experiments: true})
+			require.NoError(t, err)
+			require.Equal(t, observeExperiments(spans, evaluations, at, outcomes...), sorted(got), "experiments at %s", at)
 		}
 	}
 	check()
@@ -180,6 +221,19 @@ func testSweep(t *testing.T, s *Store) {
 	got, err := s.Sweep(t.Context(), SweepQuery{At: now.Add(time.Hour)})
 	require.NoError(t, err)
 	require.Empty(t, got, "no traffic, no observation")
+
+	arrived := 0
+	for i := range spans {
+		if at := spans[i].Timestamp; !at.Before(now.Truncate(time.Minute).Add(-14 * time.Minute)) {
+			arrived++
+		}
+	}
+	calls, err := s.Arrived(t.Context(), now)
+	require.NoError(t, err)
+	require.EqualValues(t, arrived, calls, "every cohort counts")
+	calls, err = s.Arrived(t.Context(), now.Add(time.Hour))
+	require.NoError(t, err)
+	require.Zero(t, calls)
 }
 
 func testSweepShards(t *testing.T, s *Store) {
@@ -191,8 +245,12 @@ func testSweepShards(t *testing.T, s *Store) {
 	for shard := range 3 {
 		part, err := s.Sweep(t.Context(), SweepQuery{At: now, Shard: shard, Shards: 3})
 		require.NoError(t, err)
+		for _, o := range part {
+			require.Equal(t, shard, ShardOf(o.Key.Tenant, 3))
+		}
 		all = append(all, part...)
 	}
+	require.Zero(t, ShardOf("org_1", 0))
 	require.Equal(t, observe(spans, evaluations, now), sorted(all), "the shards together are the whole")
 }
 
@@ -202,7 +260,7 @@ func testMinutes(t *testing.T, s *Store) {
 	require.NoError(t, s.InsertSpans(t.Context(), spans, "a"))
 	require.NoError(t, s.InsertQuality(t.Context(), evaluations, "a"))
 	from, to := now.Add(-10*time.Minute), now.Add(-2*time.Minute).Truncate(time.Minute)
-	for _, key := range []usage.Key{{Tenant: "org_1", Model: "model-2"}, {Tenant: "org_1", Model: usage.AnyModel}, {Tenant: "nobody", Model: "x"}} {
+	for _, key := range []usage.Key{{Tenant: "org_1", Model: "model-2"}, {Tenant: "org_1", Model: usage.AnyModel}, usage.Key{Tenant: "org_1", Model: "model-2"}.OfExperiment("ab-1"), {Tenant: "nobody", Model: "x"}} {
 		want := map[string]*kpi.Minute{}
 		at := func(timestamp time.Time, arm usage.Arm) *kpi.Minute {
 			start := timestamp.Truncate(time.Minute)
@@ -218,10 +276,16 @@ func testMinutes(t *testing.T, s *Store) {
 			}
 			return want[id]
 		}
-		ours := func(tenant, model string) bool { return tenant == key.Tenant && (key.Pseudo() || model == key.Model) }
+		of, experiment := key, ""
+		if base, id, ok := key.Experiment(); ok {
+			of, experiment = base, id
+		}
+		ours := func(tenant, model, id string) bool {
+			return tenant == of.Tenant && (of.Pseudo() || model == of.Model) && id == experiment
+		}
 		for i := range spans {
 			p := &spans[i]
-			if !ours(p.TenantID, p.RequestedModel) || p.Cohort() != usage.Production {
+			if !ours(p.TenantID, p.RequestedModel, p.ExperimentID) {
 				continue
 			}
 			m := at(p.Timestamp, p.Arm)
@@ -236,7 +300,7 @@ func testMinutes(t *testing.T, s *Store) {
 		}
 		for i := range evaluations {
 			q := &evaluations[i]
-			if ours(q.TenantID, q.Model) && q.ExperimentID == "" && q.Kind != "human" {
+			if ours(q.TenantID, q.Model, q.ExperimentID) && q.Kind != "human" {
 				m := at(q.Timestamp, q.Arm)
 				m.QualityCodes = append(m.QualityCodes, kpi.QualityCode(q.Score))
 			}

@@ -17,7 +17,13 @@ const picoPerUSD = 1e12
 func Assemble(o Observation, b Baseline, min Minimums, active Level) Facts {
 	f := Facts{
 		Tenant: o.Key.Tenant, Model: o.Key.Model, Active: string(active),
-		CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1,
+		CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1, VelocityRatio: 1,
+	}
+	of, id, experiment := o.Key.Experiment()
+	if experiment {
+		f.Model, f.Experiment = of.Model, id
+	} else {
+		f.silence(o, b, min)
 	}
 	cost, quality := choose(o, b, min)
 	if cost >= 0 && b.CostBuckets >= min.Buckets {
@@ -70,8 +76,53 @@ func Assemble(o Observation, b Baseline, min Minimums, active Level) Facts {
 			f.CacheBaseline = b.CacheHit
 		}
 	}
+	f.velocity(o, b, min)
 	f.outcomes(o.Outcomes, b, min)
 	return f
+}
+
+// silence says how many calls there are of those to expect. A key with fewer to expect than a median of cost
+// needs is left alone: what would end its alert is that its cost is known again.
+func (f *Facts) silence(o Observation, b Baseline, min Minimums) {
+	if b.LeastCalls <= 0 || b.LeastCalls < float64(min.Cost) {
+		return
+	}
+	f.CallsKnown = true
+	f.Calls, f.ExpectedCalls = o.Whole.Requests, b.LeastCalls
+	f.SilentMinutes = int64(o.Silence.Minutes())
+}
+
+// resolveVelocity is the noise at which a window resolves a fall of the streams' speed to 0.6: five deviations.
+const resolveVelocity = 0.4 / 5
+
+// velocity compares the speed of streams with its usual, in the 5-minute window where that has the minimum and
+// resolves a fall, else in the longest.
+func (f *Facts) velocity(o Observation, b Baseline, min Minimums) {
+	if b.VelocityBuckets < min.Buckets || b.Velocity <= 0 {
+		return
+	}
+	s, noise := o.RecentStream, VelocityNoise(b, o.Recent.Requests)
+	if s.Calls < int64(min.Cost) || noise > resolveVelocity {
+		s, noise = o.WholeStream, VelocityNoise(b, o.Whole.Requests)
+	}
+	if s.Calls < int64(min.Cost) || s.MS <= 0 {
+		return
+	}
+	f.VelocityKnown = true
+	f.Velocity, f.VelocityBaseline = s.velocity(), b.Velocity
+	f.VelocityRatio = f.Velocity / b.Velocity
+	f.VelocitySigmas = (1 - f.VelocityRatio) / noise
+}
+
+// VelocityNoise is the standard deviation to expect of the ratio of the streams' speed to its usual when nothing
+// has changed: what the buckets differ by, more in a window with fewer calls than a bucket, since single
+// streams' spread is not known.
+func VelocityNoise(b Baseline, requests int64) float64 {
+	between := b.VelocityDev * (1 + 3/float64(max(b.VelocityBuckets, 1)))
+	if bucket := b.RequestsPerMin * float64(Windows[len(Windows)-1]); requests > 0 && bucket > float64(requests) {
+		between *= math.Sqrt(bucket / float64(requests))
+	}
+	return max(between, minNoise)
 }
 
 // minGood is how many good outcomes the window must lead to expect: they are rare, and of fewer a fall

@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -15,6 +16,7 @@ var usual = Baseline{
 	CostBuckets: 100, LnCost: 20, LnCostDev: 0.03, LnCostSD: 0.8, CostBucketN: 4500,
 	QualityBuckets: 100, Quality: 0.85, QualityDev: 0.005, QualitySD: 0.1, QualityBucketN: 450,
 	SpendPerMinute: 1e12, RequestsPerMin: 300, Completion: 0.5, CacheHit: 0.6,
+	VelocityBuckets: 100, Velocity: 90, VelocityDev: 0.03, LeastCalls: 4000,
 }
 
 func TestAssembleChoosesTheShortestWindowThatResolves(t *testing.T) {
@@ -80,21 +82,119 @@ func TestAssembleWithoutBaselineKnowsNothing(t *testing.T) {
 		o.Recent.InputTokens = rapid.Int64Range(0, 1e9).Draw(t, "i")
 		o.Whole = o.Recent
 		o.SpendLastPico = rapid.Float64Range(0, 1e18).Draw(t, "sp")
+		o.RecentStream = Stream{Calls: rapid.Int64Range(0, 1e6).Draw(t, "streams"), Tokens: rapid.Int64Range(0, 1e9).Draw(t, "tokens"), MS: rapid.Int64Range(0, 1e9).Draw(t, "ms")}
+		o.WholeStream = o.RecentStream
+		o.Silence = time.Duration(rapid.Int64Range(0, int64(24*time.Hour)).Draw(t, "silence"))
 		b := Baseline{}
 		if rapid.Bool().Draw(t, "thin") {
 			b = usual
 			b.CostBuckets, b.QualityBuckets = 11, 11
+			b.VelocityBuckets, b.LeastCalls = 11, 49
 			b.Completion, b.CacheHit = 0, 0
 		}
 		f := Assemble(o, b, DefaultMinimums, None)
-		require.False(t, f.CostKnown || f.QualityKnown || f.SpendKnown || f.CostZKnown || f.CompletionKnown || f.CacheKnown)
+		require.False(t, f.CostKnown || f.QualityKnown || f.SpendKnown || f.CostZKnown || f.CompletionKnown || f.CacheKnown || f.VelocityKnown || f.CallsKnown)
 		require.False(t, Candidate(f))
 
 		f = Assemble(o, usual, DefaultMinimums, None)
-		for _, v := range []float64{f.CostRatio, f.CostSigmas, f.CostZ, f.QualityRatio, f.QualitySigmas, f.SpendRatio, f.SpendSigmas, f.CompletionChange} {
+		for _, v := range []float64{f.CostRatio, f.CostSigmas, f.CostZ, f.QualityRatio, f.QualitySigmas, f.SpendRatio, f.SpendSigmas, f.CompletionChange, f.VelocityRatio, f.VelocitySigmas} {
 			require.False(t, math.IsNaN(v) || math.IsInf(v, 0))
 		}
 	})
+}
+
+func TestVelocity(t *testing.T) {
+	t.Parallel()
+	// Half of the usual speed in the 5-minute window, the usual one in the longest.
+	o := Observation{
+		Recent: Volume{Requests: 1500}, RecentStream: Stream{Calls: 1000, Tokens: 450_000, MS: 10_000_000},
+		Whole: Volume{Requests: 4500}, WholeStream: Stream{Calls: 3000, Tokens: 2_700_000, MS: 30_000_000},
+	}
+	f := Assemble(o, usual, DefaultMinimums, None)
+	require.True(t, f.VelocityKnown)
+	require.InDelta(t, 45, f.Velocity, 1e-9)
+	require.InDelta(t, 90, f.VelocityBaseline, 1e-9)
+	require.InDelta(t, 0.5, f.VelocityRatio, 1e-9)
+	// By hand: the buckets' 0.03 × 1.03, and a third of a bucket's calls.
+	require.InDelta(t, 0.5/(0.0309*math.Sqrt(3)), f.VelocitySigmas, 1e-9)
+
+	for name, tc := range map[string]struct {
+		o     func(*Observation)
+		b     func(*Baseline)
+		known bool
+		ratio float64
+	}{
+		"few streams of late: the longest window":            {o: func(o *Observation) { o.RecentStream.Calls = 49 }, known: true, ratio: 1},
+		"a baseline too noisy for five minutes: the longest": {b: func(b *Baseline) { b.VelocityDev = 0.06 }, known: true, ratio: 1},
+		"few streams at all":                                 {o: func(o *Observation) { o.RecentStream.Calls, o.WholeStream.Calls = 49, 49 }},
+		"nobody streams":                                     {o: func(o *Observation) { o.RecentStream, o.WholeStream = Stream{}, Stream{} }},
+		"too few buckets":                                    {b: func(b *Baseline) { b.VelocityBuckets = 11 }},
+		"no usual speed":                                     {b: func(b *Baseline) { b.Velocity = 0 }},
+		"streams that took no time say nothing":              {o: func(o *Observation) { o.RecentStream.MS = 0 }},
+		"streams without a token are slow ones":              {o: func(o *Observation) { o.RecentStream.Tokens = 0 }, known: true},
+		"an unknown deviation is the least noise":            {b: func(b *Baseline) { b.VelocityDev = 0 }, known: true, ratio: 0.5},
+	} {
+		o, b := o, usual
+		if tc.o != nil {
+			tc.o(&o)
+		}
+		if tc.b != nil {
+			tc.b(&b)
+		}
+		f := Assemble(o, b, DefaultMinimums, None)
+		require.Equal(t, tc.known, f.VelocityKnown, name)
+		if tc.known {
+			require.InDelta(t, tc.ratio, f.VelocityRatio, 1e-9, name)
+		} else {
+			require.Equal(t, 1.0, f.VelocityRatio, name)
+			require.Zero(t, f.VelocitySigmas, name)
+		}
+	}
+}
+
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	f := Assemble(Observation{Key: usage.Key{Tenant: "a", Model: "m"}, Silence: 20*time.Minute + 59*time.Second}, usual, DefaultMinimums, None)
+	require.True(t, f.CallsKnown)
+	require.Zero(t, f.Calls)
+	require.Equal(t, 4000.0, f.ExpectedCalls)
+	require.EqualValues(t, 20, f.SilentMinutes)
+	require.True(t, Candidate(f))
+
+	thin := usual
+	thin.LeastCalls = 49
+	require.False(t, Assemble(Observation{Silence: time.Hour}, thin, DefaultMinimums, None).CallsKnown,
+		"whose cost might stay unknown when it calls again")
+	require.False(t, Assemble(Observation{Silence: time.Hour}, Baseline{}, Minimums{}, None).CallsKnown, "nothing is expected")
+}
+
+// TestSilenceByChance draws the calls of a month at the least rate that is judged, and looks for 19 minutes
+// without one.
+func TestSilenceByChance(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(3, 4))
+	longest := 0.0 // minutes
+	for range 200 {
+		for now := 0.0; now < 30*24*60; {
+			gap := random.ExpFloat64() * 15 / 30 // 30 calls in 15 minutes
+			now, longest = now+gap, max(longest, gap)
+		}
+	}
+	// Of 200 × 86,400 gaps of half a minute the longest is about 0.5 × ln(1.7e7) = 8.3 minutes.
+	require.Less(t, longest, 19.0)
+	require.InDelta(t, 8.3, longest, 3)
+}
+
+func TestExperimentIsComparedUnderItsModel(t *testing.T) {
+	t.Parallel()
+	of := usage.Key{Tenant: "a", Model: "provider/model#deployment"}
+	require.True(t, of.OwnsFlags(), "a # is a part of some names")
+	key := of.OfExperiment("ab#experiment:1")
+	require.False(t, key.OwnsFlags())
+	f := Assemble(Observation{Key: key, Silence: time.Hour}, usual, DefaultMinimums, None)
+	require.Equal(t, of.Model, f.Model)
+	require.Equal(t, "ab#experiment:1", f.Experiment)
+	require.False(t, f.CallsKnown, "an experiment may end without notice")
 }
 
 func TestOutcomeRate(t *testing.T) {

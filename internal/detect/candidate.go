@@ -6,6 +6,8 @@ package detect
 func Candidate(f Facts) bool {
 	return f.Active == string(Page) || f.Active == string(Investigate) ||
 		f.CostRatio > 1.15 || f.CostZ > 1.9 || f.QualityRatio < 0.93 || f.SpendRatio > 2 ||
+		f.CallsKnown && f.SilentMinutes >= 15 ||
+		f.VelocityKnown && f.VelocityRatio < 0.7 ||
 		f.CompletionKnown && (f.CompletionChange > 1.3 || f.CompletionChange < 0.75) ||
 		f.CacheKnown && f.CacheHit < 0.35 && f.CacheBaseline > 0.25 ||
 		f.OutcomeKnown && f.OutcomeRate < 0.8*f.OutcomeBaseline

@@ -60,14 +60,32 @@ type Outcomes struct {
 	Good  int64 `json:"good"`
 }
 
+// Stream is what untreated calls that told their first token streamed after it, in a window.
+type Stream struct {
+	Calls  int64 `json:"calls"`
+	Tokens int64 `json:"tokens"` // output
+	MS     int64 `json:"ms"`     // from the first token to the end, summed over the calls
+}
+
+// velocity is output tokens per second after the first token; 0 without any time.
+func (s Stream) velocity() float64 {
+	if s.MS <= 0 {
+		return 0
+	}
+	return 1000 * float64(s.Tokens) / float64(s.MS)
+}
+
 // Observation is one key at one tick, as the sweep query returns it.
 type Observation struct {
 	Key           usage.Key            `json:"key"`
 	Windows       [len(Windows)]Window `json:"windows"`
 	Recent        Volume               `json:"recent"`          // in the 5-minute window
 	Whole         Volume               `json:"whole"`           // in the 15-minute window
+	RecentStream  Stream               `json:"recent_stream"`   // in the 5-minute window
+	WholeStream   Stream               `json:"whole_stream"`    // in the 15-minute window
 	Outcomes      Outcomes             `json:"outcomes"`        // in the 15-minute window
 	SpendLastPico float64              `json:"spend_last_pico"` // spend a minute now: the last whole one's, or the partial one's pace if that is more (see SpendScale)
+	Silence       time.Duration        `json:"silence"`         // how long the key is known to be without a call while its baseline expects some; the sweep knows
 }
 
 // spendAfter is how much of a minute its pace of spending is read from at the earliest.
@@ -84,28 +102,32 @@ func SpendScale(elapsed time.Duration) float64 {
 
 // Baseline is what a key usually does at this time of day: weighted medians over 15-minute buckets.
 type Baseline struct {
-	Key            usage.Key `json:"key"`
-	Slot           time.Time `json:"slot"` // the hour it was computed for
-	Version        string    `json:"version"`
-	CostBuckets    int       `json:"cost_buckets"`
-	LnCost         float64   `json:"ln_cost"`       // weighted median of bucket medians of ln cost
-	LnCostDev      float64   `json:"ln_cost_dev"`   // 1.4826 × weighted MAD of the bucket medians; 0 when unknown
-	LnCostSD       float64   `json:"ln_cost_sd"`    // of single calls, from quartiles within buckets; 0 when unknown
-	CostBucketN    float64   `json:"cost_bucket_n"` // median samples per bucket
-	QualityBuckets int       `json:"quality_buckets"`
-	Quality        float64   `json:"quality"`
-	QualityDev     float64   `json:"quality_dev"`
-	QualitySD      float64   `json:"quality_sd"`
-	QualityBucketN float64   `json:"quality_bucket_n"`
-	SpendPerMinute float64   `json:"spend_per_minute_pico"` // weighted median of bucket spend / 15
-	SpendDev       float64   `json:"spend_dev"`             // MAD deviation of ln bucket spend per minute; 0 when unknown
-	RequestsPerMin float64   `json:"requests_per_minute"`
-	Completion     float64   `json:"completion_ratio"` // output / input tokens; 0 when unknown
-	CacheHit       float64   `json:"cache_hit_rate"`
-	OutcomeBuckets int       `json:"outcome_buckets"`  // those with outcomes of untreated calls
-	OutcomeRate    float64   `json:"outcome_rate"`     // weighted median of good outcomes per untreated call
-	OutcomeDev     float64   `json:"outcome_dev"`      // 1.4826 × weighted MAD of the buckets' rates
-	OutcomeBucketN float64   `json:"outcome_bucket_n"` // median untreated calls per bucket
+	Key             usage.Key `json:"key"`
+	Slot            time.Time `json:"slot"` // the hour it was computed for
+	Version         string    `json:"version"`
+	CostBuckets     int       `json:"cost_buckets"`
+	LnCost          float64   `json:"ln_cost"`       // weighted median of bucket medians of ln cost
+	LnCostDev       float64   `json:"ln_cost_dev"`   // 1.4826 × weighted MAD of the bucket medians; 0 when unknown
+	LnCostSD        float64   `json:"ln_cost_sd"`    // of single calls, from quartiles within buckets; 0 when unknown
+	CostBucketN     float64   `json:"cost_bucket_n"` // median samples per bucket
+	QualityBuckets  int       `json:"quality_buckets"`
+	Quality         float64   `json:"quality"`
+	QualityDev      float64   `json:"quality_dev"`
+	QualitySD       float64   `json:"quality_sd"`
+	QualityBucketN  float64   `json:"quality_bucket_n"`
+	SpendPerMinute  float64   `json:"spend_per_minute_pico"` // weighted median of bucket spend / 15
+	SpendDev        float64   `json:"spend_dev"`             // MAD deviation of ln bucket spend per minute; 0 when unknown
+	RequestsPerMin  float64   `json:"requests_per_minute"`
+	Completion      float64   `json:"completion_ratio"` // output / input tokens; 0 when unknown
+	CacheHit        float64   `json:"cache_hit_rate"`
+	VelocityBuckets int       `json:"velocity_buckets"` // those with untreated calls that told their first token
+	Velocity        float64   `json:"velocity"`         // weighted median of output tokens per second after the first token
+	VelocityDev     float64   `json:"velocity_dev"`     // 1.4826 × weighted MAD of ln of the buckets'; 0 when unknown
+	LeastCalls      float64   `json:"least_calls"`      // that 95 of 100 quarter-hours of this time of day have had, those without any counted; 0: none to rely on
+	OutcomeBuckets  int       `json:"outcome_buckets"`  // those with outcomes of untreated calls
+	OutcomeRate     float64   `json:"outcome_rate"`     // weighted median of good outcomes per untreated call
+	OutcomeDev      float64   `json:"outcome_dev"`      // 1.4826 × weighted MAD of the buckets' rates
+	OutcomeBucketN  float64   `json:"outcome_bucket_n"` // median untreated calls per bucket
 }
 
 // Facts are what alert.yaml sees of one key at one tick; the cel tags are its variable names. A
@@ -113,7 +135,8 @@ type Baseline struct {
 type Facts struct {
 	Tenant        string `cel:"tenant" json:"tenant"`
 	Model         string `cel:"model" json:"model"`
-	Active        string `cel:"active" json:"active"` // the level now held: rules leave at other thresholds than they enter
+	Experiment    string `cel:"experiment" json:"experiment"` // whose calls of the model these are; empty: production
+	Active        string `cel:"active" json:"active"`         // the level now held: rules leave at other thresholds than they enter
 	WindowMinutes int64  `cel:"window_minutes" json:"window_minutes"`
 
 	CostKnown    bool    `cel:"cost_known" json:"cost_known"`
@@ -137,6 +160,17 @@ type Facts struct {
 	SpendBaseline  float64 `cel:"spend_baseline_usd" json:"spend_baseline_usd"`
 	SpendRatio     float64 `cel:"spend_ratio" json:"spend_ratio"`
 	SpendSigmas    float64 `cel:"spend_sigmas" json:"spend_sigmas"`
+
+	CallsKnown    bool    `cel:"calls_known" json:"calls_known"` // enough calls are expected that none at all means something
+	Calls         int64   `cel:"calls" json:"calls"`             // in the 15-minute window
+	ExpectedCalls float64 `cel:"expected_calls" json:"expected_calls"`
+	SilentMinutes int64   `cel:"silent_minutes" json:"silent_minutes"` // without any call, as far as the sweep has seen; 0 while there are some
+
+	VelocityKnown    bool    `cel:"velocity_known" json:"velocity_known"`
+	Velocity         float64 `cel:"velocity" json:"velocity"` // output tokens per second after the first token
+	VelocityBaseline float64 `cel:"velocity_baseline" json:"velocity_baseline"`
+	VelocityRatio    float64 `cel:"velocity_ratio" json:"velocity_ratio"`
+	VelocitySigmas   float64 `cel:"velocity_sigmas" json:"velocity_sigmas"` // positive: below the baseline
 
 	CompletionKnown    bool    `cel:"completion_known" json:"completion_known"`
 	Completion         float64 `cel:"completion_ratio" json:"completion_ratio"`

@@ -200,17 +200,31 @@ func (d *decoder) checkSpan(s *usage.Span) (err error) {
 		return wrongField("span_id", "is missing")
 	case s.Model == "":
 		return wrongField("model", "is missing")
-	case s.RequestedModel == usage.AnyModel:
-		return wrongField("requested_model", "%q stands for all models and is not one", usage.AnyModel)
 	case s.Timestamp.IsZero():
 		return wrongField("timestamp", "is missing")
 	}
+	if err := checkModel("requested_model", s.RequestedModel); err != nil {
+		return err
+	}
 	return d.owner(&s.TenantID, true)
+}
+
+// checkModel refuses names that stand for what is no model.
+func checkModel(field, model string) error {
+	switch {
+	case model == usage.AnyModel:
+		return wrongField(field, "%q stands for all models and is not one", usage.AnyModel)
+	case strings.Contains(model, usage.ExperimentMark):
+		return wrongField(field, "has %q in it, which tells an experiment's calls from production's", usage.ExperimentMark)
+	}
+	return nil
 }
 
 // owner settles the tenant: the ingest token's, where it names one.
 func (d *decoder) owner(tenant *string, needed bool) error {
 	switch {
+	case *tenant == usage.Everything.Tenant:
+		return wrongField("tenant_id", "%q stands for all tenants and is not one", *tenant)
 	case d.tenant != "" && *tenant == "":
 		*tenant = d.tenant
 	case d.tenant != "" && *tenant != d.tenant:
@@ -380,6 +394,9 @@ func (d *decoder) qualityEvent(q *usage.Quality) error {
 	if err := checkScore(q); err != nil {
 		return err
 	}
+	if err := checkModel("model", q.Model); err != nil {
+		return err
+	}
 	return d.owner(&q.TenantID, false)
 }
 
@@ -439,6 +456,9 @@ func (d *decoder) outcome(o *usage.Outcome) error {
 			return wrongField("value", "is missing: it may be left out of a conversion, retention (1), ticket or escalation (-1) alone, not of %.32q", o.Kind)
 		}
 		o.Value = value
+	}
+	if err := checkModel("model", o.Model); err != nil {
+		return err
 	}
 	return d.owner(&o.TenantID, false)
 }

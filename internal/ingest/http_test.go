@@ -64,6 +64,8 @@ func TestBadSpans(t *testing.T) {
 		{name: "wrong type", changes: map[string]any{"model": 4}, field: "model", reason: "must be a string"},
 		{name: "long name", changes: map[string]any{"model": strings.Repeat("m", 257)}, field: "model", reason: "longer than 256"},
 		{name: "all models", changes: map[string]any{"model": "*"}, field: "requested_model", reason: "stands for all models"},
+		{name: "an experiment's key", changes: map[string]any{"model": "gpt-4o#experiment:ab-1"}, field: "requested_model", reason: "tells an experiment's calls"},
+		{name: "all tenants", changes: map[string]any{"tenant_id": "*"}, field: "tenant_id", reason: "stands for all tenants"},
 		{name: "unknown field", changes: map[string]any{"modle": "x"}, field: "modle", reason: "not a known field"},
 		{name: "negative", changes: map[string]any{"tokens": map[string]any{"prompt": -1}}, field: "tokens.prompt", reason: "negative"},
 		{name: "fraction", changes: map[string]any{"tokens": map[string]any{"completion": 1.5}}, field: "tokens.completion", reason: "whole number"},

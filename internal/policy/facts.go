@@ -14,6 +14,7 @@ type ActFacts struct {
 	TenantClass string `cel:"tenant_class" json:"tenant_class"` // high-value, standard or batch
 	RiskClass   string `cel:"risk_class" json:"risk_class"`     // ordinary or regulated
 	Model       string `cel:"model" json:"model"`               // the requested one
+	Experiment  string `cel:"experiment" json:"experiment"`     // whose calls of the model these are; empty: production
 	Level       string `cel:"level" json:"level"`               // of the incident
 	AlertRule   string `cel:"alert_rule" json:"alert_rule"`     // the rule that found it
 	Step        int64  `cel:"step" json:"step"`                 // the runbook's step just done, in minutes: 0, 2, 5, 10, 30

@@ -23,7 +23,7 @@ import (
 var alertKind = kind{
 	file:     "alert.yaml",
 	facts:    reflect.TypeFor[detect.Facts](),
-	neutral:  reflect.ValueOf(detect.Facts{Active: string(detect.None), CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1}),
+	neutral:  reflect.ValueOf(detect.Facts{Active: string(detect.None), CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1, VelocityRatio: 1}),
 	output:   reflect.TypeFor[detect.Verdict](),
 	required: []string{"level", "rule", "reason"},
 	values: map[string][]string{

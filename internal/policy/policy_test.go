@@ -109,10 +109,11 @@ func TestActNeverByItselfWhereItMayNot(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := ActFacts{
 			Tenant: "t", Model: rapid.SampledFrom([]string{"m", "*"}).Draw(t, "model"),
-			RiskClass: rapid.SampledFrom([]string{"ordinary", "regulated"}).Draw(t, "risk"),
-			Level:     rapid.SampledFrom([]string{"PAGE", "INVESTIGATE", "NONE"}).Draw(t, "level"),
-			Step:      rapid.SampledFrom([]int64{0, 2, 5, 10, 30}).Draw(t, "step"),
-			CostKnown: rapid.Bool().Draw(t, "cost known"), CostRatio: rapid.Float64Range(0, 20).Draw(t, "cost"),
+			Experiment: rapid.SampledFrom([]string{"", "ab-1"}).Draw(t, "experiment"),
+			RiskClass:  rapid.SampledFrom([]string{"ordinary", "regulated"}).Draw(t, "risk"),
+			Level:      rapid.SampledFrom([]string{"PAGE", "INVESTIGATE", "NONE"}).Draw(t, "level"),
+			Step:       rapid.SampledFrom([]int64{0, 2, 5, 10, 30}).Draw(t, "step"),
+			CostKnown:  rapid.Bool().Draw(t, "cost known"), CostRatio: rapid.Float64Range(0, 20).Draw(t, "cost"),
 			QualityKnown: rapid.Bool().Draw(t, "quality known"), QualityRatio: rapid.Float64Range(0, 2).Draw(t, "quality"),
 			SpendKnown: rapid.Bool().Draw(t, "spend known"), SpendRatio: rapid.Float64Range(0, 50).Draw(t, "spend"),
 			TargetModel:          rapid.SampledFrom([]string{"", "cheap"}).Draw(t, "target"),
@@ -128,6 +129,9 @@ func TestActNeverByItselfWhereItMayNot(t *testing.T) {
 		p, err := set.Act(f)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if p.Action != NoAction && (f.Model == "*" || f.Experiment != "") {
+			t.Fatalf("acts on what owns no flags: %+v", p)
 		}
 		if p.Mode == Auto && (f.RiskClass == "regulated" || !f.Provable && p.Action != Sampling || p.Action == Upgrade || p.Action == HardStop) {
 			t.Fatalf("acts by itself: %+v", p)
@@ -165,8 +169,16 @@ func TestCandidateIsSupersetOfShippedRules(t *testing.T) {
 	share := func(t *rapid.T, name string) float64 { return rapid.Float64Range(0, 1).Draw(t, name) }
 	rapid.Check(t, func(t *rapid.T) {
 		f := detect.Facts{
-			Active:    rapid.SampledFrom([]string{"", "NONE", "INVESTIGATE", "PAGE", "INCONCLUSIVE"}).Draw(t, "active"),
-			CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1,
+			Active: rapid.SampledFrom([]string{"", "NONE", "INVESTIGATE", "PAGE", "INCONCLUSIVE"}).Draw(t, "active"),
+			Tenant: rapid.SampledFrom([]string{"t", "*"}).Draw(t, "tenant"), Experiment: rapid.SampledFrom([]string{"", "ab-1"}).Draw(t, "experiment"),
+			CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1, VelocityRatio: 1,
+		}
+		if f.CallsKnown = rapid.Bool().Draw(t, "calls known"); f.CallsKnown {
+			f.Calls, f.ExpectedCalls = rapid.Int64Range(0, 3).Draw(t, "calls"), rapid.Float64Range(1, 100).Draw(t, "expected")
+			f.SilentMinutes = rapid.Int64Range(0, 40).Draw(t, "silent")
+		}
+		if f.VelocityKnown = rapid.Bool().Draw(t, "velocity known"); f.VelocityKnown {
+			f.VelocityRatio, f.VelocitySigmas = ratio(t, "velocity"), sigmas(t, "velocity σ")
 		}
 		if f.CostKnown = rapid.Bool().Draw(t, "cost known"); f.CostKnown {
 			f.CostRatio, f.CostSigmas = ratio(t, "cost"), sigmas(t, "cost σ")
@@ -195,6 +207,9 @@ func TestCandidateIsSupersetOfShippedRules(t *testing.T) {
 		}
 		if (v.Level == detect.Page || v.Level == detect.Investigate) && !detect.Candidate(f) {
 			t.Fatalf("%s by %s, and no candidate: %+v", v.Level, v.Rule, f)
+		}
+		if v.Level == detect.Page && f.Experiment != "" {
+			t.Fatalf("an experiment pages by %s: %+v", v.Rule, f)
 		}
 	})
 }

@@ -396,8 +396,8 @@ func checkKey(key usage.Key) error {
 			return fmt.Errorf("its %s %q is not UTF-8", name.what, name.is)
 		}
 	}
-	if key.Pseudo() {
-		return fmt.Errorf("the pseudo-key %s owns no flags", key)
+	if !key.OwnsFlags() {
+		return fmt.Errorf("%s owns no flags: it is no single model's production", key)
 	}
 	return nil
 }

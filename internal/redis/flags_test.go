@@ -228,6 +228,7 @@ func TestRefusals(t *testing.T) {
 		{"long model", func(f *routing.Flag) { f.Key.Model = strings.Repeat("x", 513) }, "more than 512"},
 		{"not UTF-8", func(f *routing.Flag) { f.Key.Tenant = "\xff" }, "not UTF-8"},
 		{"pseudo-key", func(f *routing.Flag) { f.Key.Model = usage.AnyModel }, "owns no flags"},
+		{"experiment", func(f *routing.Flag) { f.Key = f.Key.OfExperiment("ab-1") }, "owns no flags"},
 		{"kind", func(f *routing.Flag) { f.Kind = "x:y" }, "no kind of flag"},
 		{"share above one", func(f *routing.Flag) { f.Share = 1.1 }, "not in 0..1"},
 		{"share not a number", func(f *routing.Flag) { f.Share = math.NaN() }, "not in 0..1"},

@@ -27,17 +27,25 @@ func (k Key) String() string { return k.Tenant + "/" + k.Model }
 // Pseudo reports whether k is the pseudo-key (tenant, *), which owns no flags.
 func (k Key) Pseudo() bool { return k.Model == AnyModel }
 
-// experimentMark stands between the model and the experiment in the key of an experiment's calls.
-const experimentMark = "#"
+// OwnsFlags reports whether calls can be routed under k: not under a pseudo-key, which names no single model, nor
+// under an experiment's, whose calls are as they are on purpose.
+func (k Key) OwnsFlags() bool {
+	_, _, experiment := k.Experiment()
+	return !k.Pseudo() && !experiment
+}
+
+// ExperimentMark stands between the model and the experiment in the key of an experiment's calls. A plain # is
+// a part of some providers' names of models; a requested model with this mark is refused at the door.
+const ExperimentMark = "#experiment:"
 
 // OfExperiment is the key under which the calls of k that belong to an experiment are watched. It owns no
 // flags, never pages, and is compared with k itself.
-func (k Key) OfExperiment(id string) Key { return Key{k.Tenant, k.Model + experimentMark + id} }
+func (k Key) OfExperiment(id string) Key { return Key{k.Tenant, k.Model + ExperimentMark + id} }
 
 // Experiment splits the key of an experiment's calls into the key that they are compared with and the
 // experiment's id; ok is false for every other key.
 func (k Key) Experiment() (of Key, id string, ok bool) {
-	model, id, ok := strings.Cut(k.Model, experimentMark)
+	model, id, ok := strings.Cut(k.Model, ExperimentMark)
 	if !ok {
 		return Key{}, "", false
 	}

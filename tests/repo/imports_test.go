@@ -33,6 +33,7 @@ var impure = []string{
 var owners = map[string]string{
 	"github.com/google/cel-go":                 "internal/policy",
 	"github.com/ClickHouse/clickhouse-go/v2":   "internal/clickhouse",
+	"github.com/go-faster/city":                "internal/clickhouse",
 	"github.com/redis/go-redis/v9":             "internal/redis",
 	"github.com/slack-go/slack":                "internal/notify",
 	"github.com/PagerDuty/go-pagerduty":        "internal/notify",

@@ -15,7 +15,7 @@ left_out AS (
 ),
 usable AS (
   SELECT *, cost_n >= {min_cost:UInt32} AS for_cost, quality_n >= {min_quality:UInt32} AS for_quality,
-    for_cost AND outcomes > 0 AND untreated > 0 AS for_outcomes
+    for_cost AND outcomes > 0 AND untreated > 0 AS for_outcomes, for_cost AND velocity_ms > 0 AS for_velocity
   FROM baseline_buckets FINAL
   WHERE bucket >= {first:DateTime('UTC')} AND bucket <= {last:DateTime('UTC')} AND (for_cost OR for_quality)
     AND (tenant_id, model, bucket) NOT IN (SELECT tenant_id, model, bucket FROM left_out)
@@ -40,7 +40,10 @@ SELECT
   toInt64(length(ow)),
   arrayReduce('quantileExactWeighted(0.5)', rates, ow) AS rate_m,
   arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(x - rate_m), rates), ow),
-  arrayReduce('quantileExactWeighted(0.5)', untreated_calls, ow)
+  arrayReduce('quantileExactWeighted(0.5)', untreated_calls, ow),
+  toInt64(length(vw)),
+  arrayReduce('quantileExactWeighted(0.5)', velocities, vw) AS velocity_m,
+  arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(log(x / velocity_m)), velocities), vw)
 FROM (
   SELECT
     tenant_id, model,
@@ -52,7 +55,8 @@ FROM (
     groupArrayIf(if(input_tokens > 0, output_tokens / input_tokens, 0), for_cost) AS completion,
     groupArrayIf(if(input_tokens > 0, cache_read_tokens / input_tokens, 0), for_cost) AS cached,
     groupArrayIf(good / untreated, for_outcomes) AS rates, groupArrayIf(toInt64(untreated), for_outcomes) AS untreated_calls,
-    groupArrayIf(weight, for_outcomes) AS ow
+    groupArrayIf(weight, for_outcomes) AS ow,
+    groupArrayIf(1000 * velocity_tokens / velocity_ms, for_velocity) AS velocities, groupArrayIf(weight, for_velocity) AS vw
   FROM (
     SELECT *, toUInt32(round(1e6 * exp2(-dateDiff('second', bucket, {at:DateTime('UTC')}) / 604800))) AS weight
     FROM usable

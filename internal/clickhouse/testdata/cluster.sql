@@ -95,4 +95,13 @@ CREATE TABLE IF NOT EXISTS complexity ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', updated_at)
 CREATE TABLE IF NOT EXISTS accepted_levels ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+ALTER TABLE sweep_1m ON CLUSTER 'prod'
+ALTER TABLE baseline_buckets ON CLUSTER 'prod'
+ALTER TABLE baselines ON CLUSTER 'prod'
+DROP VIEW IF EXISTS sweep_1m_from_spans ON CLUSTER 'prod'
+CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_spans ON CLUSTER 'prod' TO sweep_1m AS
+DROP VIEW IF EXISTS sweep_1m_from_quality ON CLUSTER 'prod'
+CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_quality ON CLUSTER 'prod' TO sweep_1m AS
+DROP VIEW IF EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod'
+CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod' TO sweep_1m AS
 

@@ -1,5 +1,6 @@
 SELECT
   tenant_id, name, calls, input, output, cached, calls_5, input_5, output_5, cached_5, untreated_calls, outcomes_all, outcomes_good, spend_last,
+  streams, streams_tokens, streams_ms, streams_5, streams_tokens_5, streams_ms_5,
   toInt64(length(cost_1)), bitShiftRight(cost_1[intDiv(length(cost_1) + 1, 2)], 2),
   toInt64(length(quality_1)), bitShiftRight(quality_1[intDiv(length(quality_1) + 1, 2)], 2),
   toInt64(length(cost_2)), bitShiftRight(cost_2[intDiv(length(cost_2) + 1, 2)], 2),
@@ -26,12 +27,15 @@ FROM (
       toInt64(sumIf(requests, minute >= {w5:DateTime('UTC')})) AS calls_5, sumIf(input_tokens, minute >= {w5:DateTime('UTC')}) AS input_5,
       sumIf(output_tokens, minute >= {w5:DateTime('UTC')}) AS output_5, sumIf(cache_read_tokens, minute >= {w5:DateTime('UTC')}) AS cached_5,
       toInt64(sumIf(requests, untreated)) AS untreated_calls, toInt64(sumIf(outcomes, untreated)) AS outcomes_all, toInt64(sumIf(good, untreated)) AS outcomes_good,
+      toInt64(sumIf(streamed, untreated)) AS streams, sumIf(velocity_tokens, untreated) AS streams_tokens, sumIf(velocity_ms, untreated) AS streams_ms,
+      toInt64(sumIf(streamed, untreated AND minute >= {w5:DateTime('UTC')})) AS streams_5,
+      sumIf(velocity_tokens, untreated AND minute >= {w5:DateTime('UTC')}) AS streams_tokens_5, sumIf(velocity_ms, untreated AND minute >= {w5:DateTime('UTC')}) AS streams_ms_5,
       arraySort(groupArrayArrayIf(arrayMap(c -> toInt16(c * 4 + shortest), cost_codes), untreated)) AS cost,
       arraySort(groupArrayArrayIf(arrayMap(c -> toInt16(c * 4 + shortest), quality_codes), untreated)) AS quality
     FROM (
       SELECT
-        minute, tenant_id, model, requests, input_tokens, output_tokens, cache_read_tokens, cost_pico_usd, outcomes, good,
-        cost_codes, quality_codes, arm != 'treated' AS untreated, multiIf(minute >= {w1:DateTime('UTC')}, 0, minute >= {w2:DateTime('UTC')}, 1, minute >= {w5:DateTime('UTC')}, 2, 3) AS shortest
+        minute, tenant_id, model, experiment_id, requests, input_tokens, output_tokens, cache_read_tokens, cost_pico_usd, outcomes, good,
+        streamed, velocity_tokens, velocity_ms, cost_codes, quality_codes, arm != 'treated' AS untreated, multiIf(minute >= {w1:DateTime('UTC')}, 0, minute >= {w2:DateTime('UTC')}, 1, minute >= {w5:DateTime('UTC')}, 2, 3) AS shortest
       FROM sweep_1m
       WHERE minute >= {w15:DateTime('UTC')} AND minute <= {current:DateTime('UTC')} AND cohort = 'production'
         AND cityHash64(tenant_id) % {shards:UInt64} = {shard:UInt64}
