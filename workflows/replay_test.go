@@ -39,7 +39,7 @@ func TestReplay(t *testing.T) {
 			}))
 		})
 	}
-	for _, name := range []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Decision, contract.Autonomy} {
+	for _, name := range []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy} {
 		require.True(t, replayed[name], "no history of %s is recorded", name)
 	}
 }
