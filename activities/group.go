@@ -183,7 +183,9 @@ func (s *sweep) gather(ctx context.Context, now time.Time) {
 		o := &s.storms.observed[i]
 		o.Provider = s.storms.providers[o.Key]
 	}
-	s.storms.Storms = s.storms.Step(s.storms.observed, alert.DefaultGrouping, now)
+	grouping := alert.DefaultGrouping
+	grouping.Linger = s.request.Tuning.Scaled(grouping.Linger)
+	s.storms.Storms = s.storms.Step(s.storms.observed, grouping, now)
 }
 
 // started sees to it that the groups that messages name run, before a loop tries to join one. A storm whose

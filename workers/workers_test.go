@@ -79,7 +79,9 @@ func registered(t *testing.T, o Options) *book {
 // would leave them waiting.
 func TestRegisterKeepsEveryName(t *testing.T) {
 	b := registered(t, Options{})
-	require.ElementsMatch(t, []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Decision, contract.Autonomy, contract.Calibration}, b.workflows)
+	require.ElementsMatch(t, []string{
+		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
+	}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
 		"FindChanges", "CompareCompletion", "PlanRollout", "AwaitRollout", "WriteReport", "RecordIncident", "RecordDecision",

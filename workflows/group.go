@@ -321,7 +321,8 @@ func (g *group) join(m contract.AlertChangedMessage) {
 	k := contract.GroupKey{Key: m.Key, Level: m.Level, Reason: m.Reason[:min(len(m.Reason), reasonLimit)], JoinedAt: m.At, Mute: m.Mute}
 	i, known := g.index[m.Key]
 	switch {
-	case known: // it is back
+	case known: // it is back, as if it had never left: the time between belongs to the fault too
+		k.JoinedAt = g.state.Keys[i].JoinedAt
 		g.state.Keys[i] = k
 		g.state.In++
 		return

@@ -52,8 +52,8 @@ func recordRunbook(t *testing.T, s *stage) {
 			}, time.Minute, 50*time.Millisecond)
 		}
 		until(func() bool { return len(state.Steps) >= 2 })
-		s.tell(t, id, contract.RerunStep, contract.RerunStepRequest{Step: "T+2", Who: "ada", Reason: "their page is up to date now"})
-		s.tell(t, id, contract.Annotate, contract.AnnotateRequest{Who: "ada", Text: "the launch is today"})
+		s.update(t, id, contract.RerunStep, contract.RerunStepRequest{Step: "T+2", Who: "ada", Reason: "their page is up to date now"})
+		s.update(t, id, contract.Annotate, contract.AnnotateRequest{Who: "ada", Text: "the launch is today"})
 		until(func() bool { return len(state.Steps[1].Earlier) == 1 && len(state.Notes) == 1 })
 		mute := contract.AlertChangedMessage{Key: key, Change: contract.Muted, Mute: &contract.Mute{Who: "ada", Reason: "a test", At: time.Now(), Until: time.Now().Add(2 * time.Second)}}
 		require.NoError(t, s.client.SignalWorkflow(t.Context(), id, "", contract.AlertChanged, mute))
@@ -94,23 +94,4 @@ func recordRunbook(t *testing.T, s *stage) {
 		s.completed(t, id)
 		s.keep(t, "calibrated", id)
 	})
-}
-
-func (s *stage) completed(t *testing.T, id string) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		d, err := s.client.DescribeWorkflowExecution(t.Context(), id, "")
-		require.NoError(t, err)
-		return d.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
-	}, time.Minute, 50*time.Millisecond, id)
-}
-
-// tell sends an update and waits for its answer.
-func (s *stage) tell(t *testing.T, id, name string, arg any) {
-	t.Helper()
-	answer, err := s.client.UpdateWorkflow(t.Context(), client.UpdateWorkflowOptions{
-		WorkflowID: id, UpdateName: name, Args: []any{arg}, WaitForStage: client.WorkflowUpdateStageCompleted,
-	})
-	require.NoError(t, err)
-	require.NoError(t, answer.Get(t.Context(), nil))
 }

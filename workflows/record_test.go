@@ -214,6 +214,49 @@ func TestRecord(t *testing.T) {
 		s.keep(t, "carried", contract.AlertLoopID(key))
 		s.continued(t, contract.AutonomyID(key.Tenant), contract.TrustOutcome, contract.TrustOutcomeRequest{Tenant: key.Tenant, Outcome: "refused"})
 	})
+	t.Run("muted", func(t *testing.T) {
+		mute := contract.MuteRequest{For: 3 * time.Second, Who: "ada", Reason: "a migration"}
+		_, err := s.client.SignalWithStartWorkflow(t.Context(), contract.AlertLoopID(key), contract.SetMute, mute,
+			client.StartWorkflowOptions{TaskQueue: contract.TaskQueue}, contract.AlertLoop, contract.AlertLoopInput{Key: key, Tuning: recordTuning()})
+		require.NoError(t, err)
+		id := s.breakIt(t)
+		require.Eventually(t, func() bool {
+			var state contract.AlertLoopState
+			s.query(t, contract.AlertLoopID(key), &state)
+			return state.Incident == id && state.Mute == nil
+		}, time.Minute, 50*time.Millisecond)
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		s.keep(t, "muted", contract.AlertLoopID(key))
+	})
+	t.Run("accepted", func(t *testing.T) {
+		id := s.breakIt(t)
+		s.question(t, id)
+		s.update(t, contract.AlertLoopID(key), contract.AcceptLevel, contract.AcceptLevelRequest{Who: "ada", Reason: "a dearer model, on purpose"})
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		s.keep(t, "accepted", contract.AlertLoopID(key))
+	})
+	t.Run("storm", func(t *testing.T) {
+		s.world.set(func(w *world) { w.crowd, w.crowdFails, w.fault = crowdMost, true, true })
+		group := s.incidentOf(t, key, contract.IsGroup)
+		s.update(t, group, contract.Acknowledge, contract.AcknowledgeRequest{Who: "ada"})
+		s.update(t, group, contract.Annotate, contract.AnnotateRequest{Who: "ada", Text: "their status page says so too"})
+		s.update(t, group, contract.Split, contract.SplitRequest{Key: crowd(3), Who: "ada", Reason: "it is worse"})
+		s.incidentOf(t, crowd(3), func(id string) bool { return id != "" && !contract.IsGroup(id) })
+		s.world.set(func(w *world) { w.crowdFails = false }) // and only the first key still does
+		own := s.incidentOf(t, key, func(id string) bool { return id != "" && !contract.IsGroup(id) })
+		s.completed(t, group)
+		s.keep(t, "storm", group, contract.AlertLoopID(crowd(1)))
+		s.keep(t, "split", contract.AlertLoopID(crowd(3)))
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, own)
+		s.keep(t, "parted", contract.AlertLoopID(key))
+		for n := range crowdMost {
+			s.completed(t, contract.AlertLoopID(crowd(n)))
+		}
+		s.world.set(func(w *world) { w.crowd = 0 })
+	})
 	t.Run("earned", func(t *testing.T) {
 		for n := range 10 {
 			outcome := contract.TrustOutcomeRequest{
@@ -353,8 +396,40 @@ func (s *stage) awaitShare(t *testing.T, share float64) {
 // ended waits until the incident and its key's loop have completed.
 func (s *stage) ended(t *testing.T, incident string) {
 	t.Helper()
-	s.completed(t, incident)
-	s.completed(t, contract.AlertLoopID(key))
+	s.completed(t, incident, contract.AlertLoopID(key))
+}
+
+// incidentOf waits until the key's loop has such an incident.
+func (s *stage) incidentOf(t *testing.T, k usage.Key, such func(id string) bool) string {
+	t.Helper()
+	var state contract.AlertLoopState
+	require.Eventually(t, func() bool {
+		answer, err := s.client.QueryWorkflow(t.Context(), contract.AlertLoopID(k), "", contract.State)
+		return err == nil && answer.Get(&state) == nil && such(state.Incident)
+	}, time.Minute, 50*time.Millisecond)
+	return state.Incident
+}
+
+// update sends an update that must be accepted.
+func (s *stage) update(t *testing.T, id, name string, request any) {
+	t.Helper()
+	handle, err := s.client.UpdateWorkflow(t.Context(), client.UpdateWorkflowOptions{
+		WorkflowID: id, UpdateName: name, Args: []any{request}, WaitForStage: client.WorkflowUpdateStageCompleted,
+	})
+	require.NoError(t, err)
+	require.NoError(t, handle.Get(t.Context(), nil))
+}
+
+// completed waits until the workflows have.
+func (s *stage) completed(t *testing.T, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		require.Eventually(t, func() bool {
+			d, err := s.client.DescribeWorkflowExecution(t.Context(), id, "")
+			require.NoError(t, err)
+			return d.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+		}, time.Minute, 50*time.Millisecond, id)
+	}
 }
 
 // continued sends a workflow what changes nothing until the server has it continue as new, and keeps the
@@ -407,6 +482,9 @@ func (s *stage) keep(t *testing.T, scenario string, ids ...string) {
 func (s *stage) keepRun(t *testing.T, scenario, id, run string) {
 	t.Helper()
 	kind, _, _ := strings.Cut(id, "/")
+	if contract.IsGroup(id) {
+		kind = "group"
+	}
 	file := filepath.Join("testdata", "replay_"+kind+"_"+scenario+".json.gz")
 	if _, err := os.Stat(file); err == nil {
 		return
@@ -443,7 +521,16 @@ type world struct {
 	flags     map[routing.Kind]routing.Flag
 
 	deployments []usage.Deployment
+
+	crowd      int // tenants that use the same model, and fail or not
+	crowdFails bool
 }
+
+// crowdMost is how many of them there can be.
+const crowdMost = 11
+
+// crowd is the key of one of the other tenants.
+func crowd(n int) usage.Key { return usage.Key{Tenant: fmt.Sprintf("crowd_%02d", n), Model: key.Model} }
 
 const (
 	usualLnCost  = 22.0 // about 0.36 cents
@@ -494,19 +581,36 @@ func (w *world) Sweep(_ context.Context, q clickhouse.SweepQuery) ([]detect.Obse
 	if w.silent || q.Experiments {
 		return nil, nil
 	}
+	all := []detect.Observation{observed(key, w.fault)}
+	for n := range w.crowd {
+		all = append(all, observed(crowd(n), w.crowdFails))
+	}
+	return all, nil
+}
+
+// observed is a key's traffic of now.
+func observed(k usage.Key, fault bool) detect.Observation {
 	window := detect.Window{CostN: 600, QualityN: 600, LnCost: usualLnCost, Quality: usualQuality}
-	if w.fault {
+	if fault {
 		window.LnCost += math.Log(3)
 		window.Quality *= 0.75
 	}
-	return []detect.Observation{{Key: key, Windows: [4]detect.Window{window, window, window, window}}}, nil
+	return detect.Observation{Key: k, Windows: [4]detect.Window{window, window, window, window}}
 }
 
 func (w *world) Baselines(_ context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error) {
-	return map[usage.Key]detect.Baseline{key: {
-		Key: key, Slot: slot.UTC().Truncate(time.Hour), CostBuckets: 100, LnCost: usualLnCost, LnCostDev: 0.05, LnCostSD: 0.5, CostBucketN: 4500,
-		QualityBuckets: 100, Quality: usualQuality, QualityDev: 0.01, QualitySD: 0.05, QualityBucketN: 4500, RequestsPerMin: 300,
-	}}, nil
+	all := map[usage.Key]detect.Baseline{}
+	for n := range crowdMost + 1 {
+		k := key
+		if n < crowdMost {
+			k = crowd(n)
+		}
+		all[k] = detect.Baseline{
+			Key: k, Slot: slot.UTC().Truncate(time.Hour), CostBuckets: 100, LnCost: usualLnCost, LnCostDev: 0.05, LnCostSD: 0.5, CostBucketN: 4500,
+			QualityBuckets: 100, Quality: usualQuality, QualityDev: 0.01, QualitySD: 0.05, QualityBucketN: 4500, RequestsPerMin: 300,
+		}
+	}
+	return all, nil
 }
 
 func (w *world) Providers(context.Context, time.Time, time.Time) (map[usage.Key]string, error) {

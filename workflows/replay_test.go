@@ -39,7 +39,9 @@ func TestReplay(t *testing.T) {
 			}))
 		})
 	}
-	for _, name := range []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Decision, contract.Autonomy, contract.Calibration} {
+	for _, name := range []string{
+		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
+	} {
 		require.True(t, replayed[name], "no history of %s is recorded", name)
 	}
 }
