@@ -114,8 +114,6 @@ func (b *Inbox) Target(ctx context.Context, name string) (string, error) {
 	switch {
 	case name == "":
 		return "", fmt.Errorf("%w: say what: an incident, tenant/model, or a tenant", ErrNotFound)
-	case kind == "alert":
-		return loopOf(name)
 	case kind == "incident", kind == "decision", handle.MatchString(name):
 		id, err := b.find(ctx, name, contract.Incident, contract.Group, contract.Decision)
 		if err != nil && handle.MatchString(name) && errors.Is(err, ErrNotFound) {
@@ -126,15 +124,31 @@ func (b *Inbox) Target(ctx context.Context, name string) (string, error) {
 		}
 		return loopOf(id)
 	}
+	key, err := Key(name)
+	if err != nil {
+		return "", err
+	}
+	return contract.AlertLoopID(key), nil
+}
+
+// Key is the key that people write as tenant/model, or tenant/* or just tenant for all of a tenant's, or by
+// the id of its alert loop.
+func Key(name string) (usage.Key, error) {
+	if strings.HasPrefix(name, "alert/") {
+		key, err := contract.KeyOf(name)
+		if err != nil {
+			return usage.Key{}, fmt.Errorf("%w: %w", ErrNotFound, err)
+		}
+		return key, nil
+	}
 	key := usage.Key{Tenant: name, Model: usage.AnyModel}
 	if tenant, model, ok := strings.Cut(name, "/"); ok {
 		key = usage.Key{Tenant: tenant, Model: model}
 	}
-	id := contract.AlertLoopID(key)
-	if key.Tenant == "" || key.Model == "" || len(id) > maxID {
-		return "", fmt.Errorf("%w: %q is no key: want tenant/model, or tenant/* for all of a tenant's", ErrNotFound, name)
+	if key.Tenant == "" || key.Model == "" || len(contract.AlertLoopID(key)) > maxID {
+		return usage.Key{}, fmt.Errorf("%w: %q is no key: want tenant/model, or tenant/* for all of a tenant's", ErrNotFound, name)
 	}
-	return id, nil
+	return key, nil
 }
 
 // loopOf is the alert loop of the key that an id holds.
