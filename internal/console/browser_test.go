@@ -170,6 +170,8 @@ func TestInBrowser(t *testing.T) {
 	require.Contains(t, text(t, ctx, group), "Many keys fail: provider:google")
 	require.Contains(t, text(t, ctx, group), "8 keys are in it.")
 	require.Contains(t, text(t, ctx, page), "Last time")
+	require.NotContains(t, text(t, ctx, page), "Split", "it is of one key")
+	require.NotContains(t, text(t, ctx, group), "Step …", "it walks no runbook")
 	run(chromedp.Click(page+" .acts button:first-child"), poll(`document.querySelector("#incidents .incident.bad .facts").innerText.includes("Taken on by Dana")`),
 		chromedp.Click(page+` [data-form="annotate"]`), chromedp.SendKeys(page+" textarea", "rolled back at 10:40"), chromedp.KeyEvent(kb.Escape),
 		poll(`document.activeElement.dataset.form === "annotate"`),

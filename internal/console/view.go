@@ -35,8 +35,11 @@ func NewIncident(s contract.IncidentState, link string, now time.Time) Incident 
 func NewGroup(s contract.GroupState, link string, now time.Time) Group {
 	page := Group{
 		ID: s.ID, Handle: contract.Handle(s.ID), Cause: s.Input.Cause, Level: string(s.Level), State: stateOf(s.Phase, s.Acknowledged),
-		Opened: s.Input.Opened, Reason: s.Reason, Keys: []Member{}, Steps: stepsOf(s.Steps, s.Input.Opened, s.Input.Tuning), Link: link,
+		Opened: s.Input.Opened, Reason: s.Reason, Keys: []Member{}, Steps: []Step{}, Link: link,
 		Acknowledged: takenBy(s.Acknowledged), Notes: notesOf(s.Notes), Mute: muteOf(s.ID, s.Mute, now),
+	}
+	for _, d := range s.Steps { // a group has no plan, only what was found out
+		page.Steps = append(page.Steps, Step{Name: d.Step.Name, Title: d.Step.Title, Status: string(d.Verdict.Status), Text: d.Verdict.Text, At: d.At})
 	}
 	for _, k := range s.Keys {
 		page.Keys = append(page.Keys, Member{Key: k.Key, Level: string(k.Level), Reason: k.Reason, Left: string(k.Left)})

@@ -7,7 +7,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/sdk/temporal"
 
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
@@ -135,24 +134,27 @@ func TestRequestsToIncidentsAndGroups(t *testing.T) {
 		name := contract.Handle(id)
 		_, err := b.Acknowledge(t.Context(), name, contract.AcknowledgeRequest{Who: "ann"})
 		require.NoError(t, err)
-		_, err = b.SkipStep(t.Context(), name, contract.SkipStepRequest{Step: "T+5", Who: "ann"})
-		require.NoError(t, err)
 		for range 2 {
-			_, err = b.RerunStep(t.Context(), name, contract.RerunStepRequest{Step: "T0", Who: "ann"})
-			require.NoError(t, err)
 			_, err = b.Annotate(t.Context(), name, contract.AnnotateRequest{Who: "ann", Text: "still so"})
 			require.NoError(t, err)
 		}
-		require.Len(t, s.updates, 6)
-		ids := map[string]bool{}
-		for _, u := range s.updates {
-			require.Equal(t, id, u.WorkflowID)
-			ids[u.UpdateID] = true
-		}
-		require.Len(t, ids, 6, "each rerun and each note is one of its own")
-		s.updates = nil
+		requireOwn(t, s, id, 3)
 	}
-	_, err := b.Split(t.Context(), contract.Handle(groups[0]), contract.SplitRequest{Key: key, Who: "ann"})
+	name := contract.Handle(incidents[0])
+	_, err := b.SkipStep(t.Context(), name, contract.SkipStepRequest{Step: "T+5", Who: "ann"})
+	require.NoError(t, err)
+	for range 2 {
+		_, err = b.RerunStep(t.Context(), name, contract.RerunStepRequest{Step: "T0", Who: "ann"})
+		require.NoError(t, err)
+	}
+	requireOwn(t, s, incidents[0], 3)
+	_, err = b.RerunStep(t.Context(), groups[0], contract.RerunStepRequest{Step: "T0", Who: "ann"})
+	require.ErrorIs(t, err, ErrNotFound, "a group walks no runbook")
+	_, err = b.Resolve(t.Context(), contract.Handle(groups[0]), contract.ResolveRequest{Who: "ann"})
+	require.NoError(t, err)
+	requireOwn(t, s, groups[0], 1)
+
+	_, err = b.Split(t.Context(), contract.Handle(groups[0]), contract.SplitRequest{Key: key, Who: "ann"})
 	require.NoError(t, err)
 	require.Equal(t, contract.Split, s.updates[0].UpdateName)
 	_, err = b.Split(t.Context(), contract.Handle(incidents[0]), contract.SplitRequest{Key: key, Who: "ann"})
@@ -168,32 +170,16 @@ func TestRequestsToIncidentsAndGroups(t *testing.T) {
 	require.Empty(t, s.signals)
 }
 
-func TestResolvingAGroupResolvesItsKeys(t *testing.T) {
-	s := newServer()
-	o, err := New(s).Resolve(t.Context(), contract.Handle(groups[0]), contract.ResolveRequest{Who: "ann"})
-	require.NoError(t, err)
-	require.Equal(t, Outcome{ID: groups[0], Answered: true}, o)
-	asked := []string{s.updates[0].WorkflowID, s.updates[1].WorkflowID}
-	require.ElementsMatch(t, []string{contract.AlertLoopID(key), contract.AlertLoopID(usage.Key{Tenant: "acme", Model: "o3"})}, asked,
-		"those that are in it")
-
-	s.refuse = temporal.NewNonRetryableApplicationError("no incident is open", contract.ErrRefused, nil)
-	o, err = New(s).Resolve(t.Context(), groups[0], contract.ResolveRequest{Who: "ann"})
-	require.NoError(t, err, "what is over already is resolved")
-	require.True(t, o.Answered)
-	s.refuse = serviceerror.NewUnavailable("shutting down")
-	_, err = New(s).Resolve(t.Context(), groups[0], contract.ResolveRequest{Who: "ann"})
-	require.ErrorIs(t, err, ErrAway)
-	require.ErrorContains(t, err, "resolving acme/o3")
-
-	s.refuse, s.mute = nil, true
-	o, err = impatient(s).Resolve(t.Context(), groups[0], contract.ResolveRequest{Who: "ann"})
-	require.NoError(t, err)
-	require.False(t, o.Answered)
-	require.Len(t, s.signals, 2)
-	delete(s.states, groups[0])
-	_, err = impatient(s).Resolve(t.Context(), groups[0], contract.ResolveRequest{Who: "ann"})
-	require.ErrorIs(t, err, ErrAway)
+// requireOwn requires that so many requests went to the workflow, each one of its own, and forgets them.
+func requireOwn(t *testing.T, s *server, id string, want int) {
+	t.Helper()
+	ids := map[string]bool{}
+	for _, u := range s.updates {
+		require.Equal(t, id, u.WorkflowID)
+		ids[u.UpdateID] = true
+	}
+	require.Len(t, ids, want)
+	s.updates = nil
 }
 
 func TestWhatWasTakenIsNotAskedTwice(t *testing.T) {

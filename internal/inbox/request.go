@@ -10,7 +10,6 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -36,14 +35,14 @@ func (b *Inbox) Acknowledge(ctx context.Context, name string, r contract.Acknowl
 	return b.request(ctx, name, request{update: contract.Acknowledge, about: r.Who, arg: r}, contract.Incident, contract.Group)
 }
 
-// SkipStep skips a step of the runbook of the incident or the group.
+// SkipStep skips a step of the incident's runbook. A group walks none.
 func (b *Inbox) SkipStep(ctx context.Context, name string, r contract.SkipStepRequest) (Outcome, error) {
-	return b.request(ctx, name, request{update: contract.SkipStep, about: r.Step, arg: r}, contract.Incident, contract.Group)
+	return b.request(ctx, name, request{update: contract.SkipStep, about: r.Step, arg: r}, contract.Incident)
 }
 
-// RerunStep walks a step of the runbook once more. It may be asked any number of times.
+// RerunStep walks a step of the incident's runbook once more. It may be asked any number of times.
 func (b *Inbox) RerunStep(ctx context.Context, name string, r contract.RerunStepRequest) (Outcome, error) {
-	return b.request(ctx, name, request{update: contract.RerunStep, arg: r}, contract.Incident, contract.Group)
+	return b.request(ctx, name, request{update: contract.RerunStep, arg: r}, contract.Incident)
 }
 
 // Annotate writes a remark into the timeline of the incident or the group. The same one may be made twice.
@@ -71,57 +70,22 @@ func (b *Inbox) AcceptLevel(ctx context.Context, name string, r contract.AcceptL
 	return Outcome{ID: id, Answered: answered}, result, err
 }
 
-// Resolve closes the incident on a person's word. Its key's alert loop does so, and those of the keys of a
-// group do. Every request is one of its own: a finding may come back while the incident is closing, and it
-// is then resolved a second time.
+// Resolve closes the incident on a person's word. Its key's alert loop does so; a group closes the alerts of
+// all its keys. Every request is one of its own: a finding may come back while the incident is closing, and
+// it is then resolved a second time.
 func (b *Inbox) Resolve(ctx context.Context, name string, r contract.ResolveRequest) (Outcome, error) {
 	id, err := b.find(ctx, name, contract.Incident, contract.Group)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if contract.IsGroup(id) {
-		return b.resolveGroup(ctx, id, r)
-	}
-	loop, err := loopOf(id)
-	if err != nil {
-		return Outcome{}, err
-	}
-	answered, err := b.send(ctx, loop, request{update: contract.Resolve, arg: r})
-	return Outcome{ID: id, Answered: answered}, err
-}
-
-// resolveGroup resolves every key that is in the group; the group ends with its last one. A key whose
-// incident has ended meanwhile needs nothing.
-func (b *Inbox) resolveGroup(ctx context.Context, id string, r contract.ResolveRequest) (Outcome, error) {
-	var state contract.GroupState
-	patient, cancel := context.WithTimeout(ctx, b.patience)
-	defer cancel()
-	if !b.query(patient, id, &state) {
-		return Outcome{}, fmt.Errorf("%w: no worker is there to say which keys %s has; resolve them one by one, or try again", ErrAway, id)
-	}
-	outcomes := make([]bool, len(state.Keys))
-	failures := make([]error, len(state.Keys))
-	var keys errgroup.Group
-	keys.SetLimit(asking)
-	for i, k := range state.Keys {
-		if outcomes[i] = true; !k.LeftAt.IsZero() {
-			continue
+	owner := id
+	if !contract.IsGroup(id) {
+		if owner, err = loopOf(id); err != nil {
+			return Outcome{}, err
 		}
-		keys.Go(func() error {
-			answered, err := b.send(ctx, contract.AlertLoopID(k.Key), request{update: contract.Resolve, arg: r})
-			if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrRefused) {
-				failures[i] = fmt.Errorf("resolving %s: %w", k.Key, err)
-			}
-			outcomes[i] = answered || err != nil
-			return nil
-		})
 	}
-	_ = keys.Wait() // the failures are kept by key
-	o := Outcome{ID: id, Answered: true}
-	for _, answered := range outcomes {
-		o.Answered = o.Answered && answered
-	}
-	return o, errors.Join(failures...)
+	answered, err := b.send(ctx, owner, request{update: contract.Resolve, arg: r})
+	return Outcome{ID: id, Answered: answered}, err
 }
 
 // request is something asked of a workflow, by an update or by the signal of the same name.

@@ -33,7 +33,7 @@ function facts(i) {
   const at = i.steps.findLast(walked);
   return [
     el('header', {}, el('span', { class: `chip ${chips[i.level] ?? ''}` }, i.level), el('span', { class: 'chip' }, words(i.state)),
-      at && el('span', { class: 'chip' }, `step ${at.name}`), i.mute && el('span', { class: 'chip' }, 'muted ', time(i.mute.until, 'until')),
+      at && el('span', { class: 'chip' }, `step ${at.name}`), i.mute && el('span', { class: 'chip' }, time(i.mute.until, 'until', 'muted, ends ')),
       time(i.opened, 'since')),
     i.keys ? el('h3', {}, `Many keys fail: ${i.cause}`, outward(i.link)) : title(i.key, i.link),
     el('p', { class: 'why' }, i.reason),
@@ -100,14 +100,14 @@ const forms = {
   annotate: { label: 'Note', must: true, why: 'A note for the others', choices: () => [] },
   resolve: { label: 'Resolve', why: 'Why is it over? Its flags come off at once.', choices: () => [] },
   step: {
-    label: 'Step', why: 'Why?',
+    label: 'Step', for: (i) => !i.keys, why: 'Why?',
     choices: (i) => [['Step', i.steps.filter((s) => s.name !== 'T+30' || walked(s))
       .map((s) => (walked(s) ? [`rerun_step ${s.name}`, `walk ${s.name} again`] : [`skip_step ${s.name}`, `skip ${s.name}`]))]],
     build: (i, [chosen]) => { const [act, which] = chosen.split(' '); return { do: act, step: which }; },
   },
   accept_level: { label: 'Accept level', must: true, for: (i) => !i.keys, why: 'Why is this the usual level from now on?', choices: () => [] },
   split: {
-    label: 'Split', must: true, for: (i) => i.keys, why: 'Why has it a cause of its own?',
+    label: 'Split', must: true, for: (i) => !!i.keys, why: 'Why has it a cause of its own?',
     choices: (i) => [['Key', i.keys.filter((k) => !k.left).map((k) => [name(k.key), `${k.key.tenant} ${k.key.model}`])]],
     build: (i, [key]) => ({ key }),
   },
