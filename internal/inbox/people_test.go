@@ -7,7 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/temporal"
 
+	"github.com/flyball-dev/flyball/internal/console"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -248,4 +250,54 @@ func TestStoriesAndReports(t *testing.T) {
 	s.down = serviceerror.NewUnavailable("not yet")
 	_, err = b.Story(t.Context(), incidents[0])
 	require.ErrorIs(t, err, ErrAway)
+}
+
+func TestOrdersFromTheConsole(t *testing.T) {
+	loop := contract.AlertLoopID(key)
+	for _, c := range []struct {
+		order    console.Order
+		workflow string
+		update   string
+		arg      any
+	}{
+		{console.Order{Do: contract.Acknowledge, ID: incidents[0], Reason: "looking"}, incidents[0], contract.Acknowledge, contract.AcknowledgeRequest{Who: "ann", Note: "looking"}},
+		{console.Order{Do: contract.Resolve, ID: incidents[0], Reason: "over"}, loop, contract.Resolve, contract.ResolveRequest{Who: "ann", Reason: "over"}},
+		{console.Order{Do: contract.SkipStep, ID: incidents[0], Step: "T+5"}, incidents[0], contract.SkipStep, contract.SkipStepRequest{Step: "T+5", Who: "ann"}},
+		{console.Order{Do: contract.RerunStep, ID: incidents[0], Step: "T0"}, incidents[0], contract.RerunStep, contract.RerunStepRequest{Step: "T0", Who: "ann"}},
+		{console.Order{Do: contract.Annotate, ID: groups[0], Reason: "known"}, groups[0], contract.Annotate, contract.AnnotateRequest{Who: "ann", Text: "known"}},
+		{console.Order{Do: contract.SetMute, ID: "acme/*", Minutes: 90, Reason: "test"}, loops[1], contract.SetMute, contract.MuteRequest{For: 90 * time.Minute, Who: "ann", Reason: "test"}},
+		{console.Order{Do: console.Unmute, ID: "acme/*"}, loops[1], contract.SetMute, contract.MuteRequest{Who: "ann"}},
+		{console.Order{Do: contract.AcceptLevel, ID: incidents[0], Reason: "meant"}, loop, contract.AcceptLevel, contract.AcceptLevelRequest{Who: "ann", Reason: "meant"}},
+		{console.Order{Do: contract.Split, ID: groups[0], Key: "acme/o3", Reason: "its own"}, groups[0], contract.Split, contract.SplitRequest{Key: usage.Key{Tenant: "acme", Model: "o3"}, Who: "ann", Reason: "its own"}},
+	} {
+		s := newServer()
+		s.states[contract.SweepID(0)] = contract.SweepState{Tuning: contract.NewTuning(1)}
+		s.states[loops[1]] = contract.MuteState{}
+		var page console.Work = Work{Inbox: New(s), UI: func() string { return "" }}
+		c.order.Who = "ann"
+		o, err := page.Order(t.Context(), c.order)
+		require.NoError(t, err, c.order.Do)
+		require.True(t, o.Answered)
+		require.Equal(t, c.workflow, s.updates[0].WorkflowID, c.order.Do)
+		require.Equal(t, c.update, s.updates[0].UpdateName)
+		require.Equal(t, []any{c.arg}, s.updates[0].Args)
+		s.refuse = temporal.NewNonRetryableApplicationError("no", contract.ErrRefused, nil)
+		_, err = page.Order(t.Context(), c.order)
+		require.ErrorIs(t, err, console.ErrRefused)
+	}
+	s := newServer()
+	w := Work{Inbox: New(s), UI: func() string { return "http://ui" }, Namespace: "default"}
+	shown, err := w.Groups(t.Context())
+	require.NoError(t, err)
+	require.Len(t, shown[0].Keys, 3)
+	require.Contains(t, shown[0].Link, "http://ui/")
+	_, err = w.Order(t.Context(), console.Order{Do: contract.Split, ID: groups[0], Key: "/", Who: "ann"})
+	require.ErrorIs(t, err, console.ErrNotFound)
+	_, err = w.Report(t.Context(), "zzz")
+	require.ErrorIs(t, err, console.ErrNotFound)
+	s.states[loops[0]] = contract.AlertLoopState{Key: key, Mute: &contract.Mute{Until: time.Now().Add(time.Hour), Who: "ann"}}
+	s.states[loops[1]], s.states[loops[2]] = contract.AlertLoopState{}, contract.AlertLoopState{}
+	mutes, err := w.Mutes(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, loops[0], mutes.Muted[0].Target)
 }
