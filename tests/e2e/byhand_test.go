@@ -146,7 +146,7 @@ func recalibrateByHand(t *testing.T, c tool, tenant string) {
 		_, err := c.try(c.signal(id, contract.Recalibrate, ask))
 		return err == nil
 	})
-	until(c, "the baselines are computed as ann asked", id, func(s contract.CalibrationState) bool { return s.Runs > 0 && s.Who == "ann" })
+	until(c, "the baselines are computed as ann asked", id, func(s contract.CalibrationState) bool { return s.Runs > 0 && s.Who == "ann" && s.Failed == "" })
 }
 
 // decideByHand starts a decision that asks, finds it by its state, and denies it by signal.
