@@ -53,7 +53,7 @@ lint: bin/golangci-lint bin/workflowcheck ## Check style, import rules and the d
 fmt: bin/golangci-lint ## Format the code
 	bin/golangci-lint fmt ./...
 
-e2e: bin/gotestsum engine ## Run the whole loop on real servers, kills included (builds the Temporal server once)
+e2e: bin/gotestsum bin/tctl engine ## Run the whole loop on real servers, kills included (builds the Temporal server once)
 	@mkdir -p bin/results
 	bin/gotestsum --format standard-verbose --jsonfile bin/results/e2e.json -- -tags e2e -count 1 -timeout 60m ./tests/e2e/...
 

@@ -158,10 +158,8 @@ func alertLoopDetails(s contract.AlertLoopState, tuning contract.Tuning) string 
 	}
 	if s.Incident != "" && s.Alert.Open() {
 		t.line("\nThere is no fault? Say so, which closes it and takes its flags off at once:")
-		if !contract.IsGroup(s.Incident) {
-			t.code("flyball resolve %s --reason 'why'", contract.Handle(s.Incident))
-			t.line("or, with Temporal alone:")
-		}
+		t.code("flyball incidents resolve %s --reason 'why'", contract.Handle(s.Incident))
+		t.line("or, with Temporal alone:")
 		t.code(`temporal workflow update execute -w '%s' --name resolve --input '{"who":"you","reason":"why"}'`, contract.AlertLoopID(s.Key))
 	}
 	return t.String()

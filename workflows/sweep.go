@@ -33,7 +33,7 @@ func newSweep(ctx workflow.Context, in contract.SweepInput) (*sweep, error) {
 	if err := in.Tuning.Validate(); err != nil {
 		return nil, invalid(err.Error())
 	}
-	s := &sweep{in: in, state: contract.SweepState{Shard: in.Shard, Rounds: in.Rounds}}
+	s := &sweep{in: in, state: contract.SweepState{Shard: in.Shard, Rounds: in.Rounds, Tuning: in.Tuning}}
 	if err := workflow.SetQueryHandler(ctx, contract.State, func() (contract.SweepState, error) { return s.state, nil }); err != nil {
 		return nil, fmt.Errorf("registering the state query: %w", err)
 	}

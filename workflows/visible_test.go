@@ -107,7 +107,7 @@ func TestWorkflowsShowTheirDetails(t *testing.T) {
 		l.fact(detect.Page, 0, time.Minute)
 		at(l.TestWorkflowEnvironment, 10*time.Second, func() { require.Contains(t, details(t, l.TestWorkflowEnvironment), "Pending") })
 		at(l.TestWorkflowEnvironment, 40*time.Second, func() {
-			require.Contains(t, details(t, l.TestWorkflowEnvironment), "flyball resolve "+contract.Handle(contract.IncidentID(key, start.Add(20*time.Second))))
+			require.Contains(t, details(t, l.TestWorkflowEnvironment), "flyball incidents resolve "+contract.Handle(contract.IncidentID(key, start.Add(20*time.Second))))
 			update(l.TestWorkflowEnvironment, contract.SetFlag, "1", contract.SetFlagRequest{Kind: routing.Stop, Share: 1, Decision: "d", ExpiresAt: start.Add(time.Hour)})
 		})
 		at(l.TestWorkflowEnvironment, 41*time.Second, func() {

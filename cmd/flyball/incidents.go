@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os/user"
 	"strings"
 	"time"
 
@@ -19,8 +18,21 @@ import (
 	"github.com/flyball-dev/flyball/workers"
 )
 
+// connector reaches Temporal for the inbox; the caller calls done.
+type connector func(ctx context.Context, address, namespace string) (t inbox.Temporal, done func(), err error)
+
+// connect is the connector of the command line.
+func connect(ctx context.Context, address, namespace string) (inbox.Temporal, func(), error) {
+	temporal, err := workers.Dial(ctx, address, namespace, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, err
+	}
+	return temporal, temporal.Close, nil
+}
+
 // inboxOptions are the flags of every command that speaks to the inbox.
 type inboxOptions struct {
+	connect   connector
 	temporal  string
 	namespace string
 	json      bool
@@ -44,11 +56,11 @@ func (o *inboxOptions) open(ctx context.Context) (*inbox.Inbox, func(), error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	temporal, err := workers.Dial(ctx, address, o.namespace, slog.New(slog.DiscardHandler))
+	temporal, done, err := o.connect(ctx, address, o.namespace)
 	if err != nil {
 		return nil, nil, &exitError{exitAway, fmt.Errorf("%w: is flyball up running? The first start builds the server for some minutes", err)}
 	}
-	return inbox.New(temporal), temporal.Close, nil
+	return inbox.New(temporal), done, nil
 }
 
 // inboxError gives an error of the inbox its exit code.
@@ -64,13 +76,38 @@ func inboxError(err error) error {
 	return &exitError{exitUsage, err}
 }
 
-// incidentsCommand lists what is open.
-func incidentsCommand() *cobra.Command {
-	var o inboxOptions
+// openWork is what flyball incidents shows.
+type openWork struct {
+	Groups    []inbox.Group    `json:"groups"`
+	Incidents []inbox.Incident `json:"incidents"`
+	Decisions []inbox.Decision `json:"decisions"`
+	Mutes     inbox.Mutes      `json:"mutes"`
+}
+
+func readOpenWork(ctx context.Context, box *inbox.Inbox, now time.Time) (w openWork, err error) {
+	if w.Groups, err = box.Groups(ctx); err != nil {
+		return w, err
+	}
+	if w.Incidents, err = box.Incidents(ctx); err != nil {
+		return w, err
+	}
+	if w.Decisions, err = box.Decisions(ctx); err != nil {
+		return w, err
+	}
+	w.Mutes, err = box.Mutes(ctx, now)
+	return w, err
+}
+
+// incidentsCommand lists what is open, and holds what can be asked of one incident.
+func incidentsCommand(c connector) *cobra.Command {
+	o := inboxOptions{connect: c}
 	cmd := &cobra.Command{
-		Use:     "incidents",
-		Short:   "List the open incidents and what waits for a person",
-		Example: "  flyball incidents\n  flyball incidents --json",
+		Use:   "incidents",
+		Short: "List the open incidents, groups, mutes and what waits for a person; act on one",
+		Long: "List the open incidents, those of many keys first, with what waits for a person, and what is muted.\n" +
+			"The commands below act on one of them. ID is its short handle, as listed, its workflow id, or the start of one.\n" +
+			"When no worker is there a request is kept, and takes effect when one is back.",
+		Example: "  flyball incidents\n  flyball incidents --json\n  flyball incidents show 3be1c0\n  flyball incidents ack 3be1c0 --note looking",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			box, done, err := o.open(cmd.Context())
@@ -78,46 +115,42 @@ func incidentsCommand() *cobra.Command {
 				return err
 			}
 			defer done()
-			incidents, err := box.Incidents(cmd.Context())
-			if err != nil {
-				return inboxError(err)
-			}
-			decisions, err := box.Decisions(cmd.Context())
+			now := time.Now()
+			work, err := readOpenWork(cmd.Context(), box, now)
 			if err != nil {
 				return inboxError(err)
 			}
 			if o.json {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"incidents": incidents, "decisions": decisions})
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(work)
 			}
-			return printIncidents(cmd.OutOrStdout(), incidents, decisions, time.Now())
+			return printIncidents(cmd.OutOrStdout(), work, now)
 		},
 	}
 	o.flags(cmd)
+	cmd.AddCommand(showCommand(c), reportCommand(c), ackCommand(c), resolveCommand(c), skipCommand(c), rerunCommand(c), noteCommand(c), splitCommand(c))
 	return cmd
 }
 
-// printIncidents is the list for people: each incident with its decisions below it, then the decisions
-// that outlive their incident, of which a rollout on its way down is one.
-func printIncidents(out io.Writer, incidents []inbox.Incident, decisions []inbox.Decision, now time.Time) error {
+// printIncidents is the list for people: groups, each incident with its decisions below it, the decisions
+// that outlive their incident, of which a rollout on its way down is one, and the mutes.
+func printIncidents(out io.Writer, w openWork, now time.Time) error {
 	var text strings.Builder
+	for _, g := range w.Groups {
+		writeGroup(&text, g, now)
+	}
 	below := map[string][]inbox.Decision{}
-	for _, d := range decisions {
+	for _, d := range w.Decisions {
 		incident := incidentOf(d)
 		below[incident] = append(below[incident], d)
 	}
-	for _, i := range incidents {
-		s := i.State
-		fmt.Fprintf(&text, "%s  %s  %s  %s for %s\n", i.Handle, s.Level, s.Input.Key, s.Phase, age(s.Input.Opened, now))
-		fmt.Fprintf(&text, "        %s\n", s.Finding.Verdict.Reason)
-		if s.Advice != "" {
-			fmt.Fprintf(&text, "        nothing is proposed: %s\n", s.Advice)
-		}
-		for _, d := range below[s.ID] {
+	for _, i := range w.Incidents {
+		writeIncident(&text, i, now)
+		for _, d := range below[i.State.ID] {
 			writeDecision(&text, "        ", d, "")
 		}
-		delete(below, s.ID)
+		delete(below, i.State.ID)
 	}
-	for _, d := range decisions {
+	for _, d := range w.Decisions {
 		if _, alone := below[incidentOf(d)]; alone {
 			writeDecision(&text, "", d, fmt.Sprintf(" (%s, whose incident is not open)", d.State.Input.Key))
 		}
@@ -125,8 +158,77 @@ func printIncidents(out io.Writer, incidents []inbox.Incident, decisions []inbox
 	if text.Len() == 0 {
 		text.WriteString("No incident is open.\n")
 	}
+	writeMutes(&text, w.Mutes, now)
 	_, err := io.WriteString(out, text.String())
 	return err
+}
+
+func writeIncident(to *strings.Builder, i inbox.Incident, now time.Time) {
+	s := i.State
+	fmt.Fprintf(to, "%s  %s  %s  %s for %s%s\n", i.Handle, s.Level, s.Input.Key, s.Phase, age(s.Input.Opened, now), aside(s.Acknowledged, s.Mute, now))
+	fmt.Fprintf(to, "        %s\n", s.Finding.Verdict.Reason)
+	if s.Advice != "" {
+		fmt.Fprintf(to, "        nothing is proposed: %s\n", s.Advice)
+	}
+	if p := s.Previous; p != nil {
+		fmt.Fprintf(to, "        last time, %s: %s (flyball incidents show %s)\n", p.Opened.UTC().Format(time.DateOnly), cmp.Or(p.Cause, "it stayed unclear"), contract.Handle(p.ID))
+	}
+}
+
+// keysShown is how many keys of a group are named in a list.
+const keysShown = 5
+
+func writeGroup(to *strings.Builder, g inbox.Group, now time.Time) {
+	s := g.State
+	var in []string
+	for _, k := range s.Keys {
+		if k.LeftAt.IsZero() {
+			in = append(in, k.Key.String())
+		}
+	}
+	count := fmt.Sprintf("%d keys", len(in))
+	switch {
+	case !g.Answered:
+		count = "no worker is there to tell its keys"
+	case len(in) == 1:
+		count = "1 key"
+	}
+	fmt.Fprintf(to, "%s  %s  %s  %s, %s for %s%s\n", g.Handle, s.Level, s.Input.Cause, count, s.Phase, age(s.Input.Opened, now), aside(s.Acknowledged, s.Mute, now))
+	if len(in) > keysShown {
+		in = append(in[:keysShown:keysShown], fmt.Sprintf("and %d more", len(in)-keysShown))
+	}
+	if len(in) > 0 {
+		fmt.Fprintf(to, "        %s\n", strings.Join(in, ", "))
+	}
+}
+
+// aside is who has taken it on, and until when it is muted.
+func aside(taken *contract.Acknowledgement, mute *contract.Mute, now time.Time) string {
+	text := ""
+	if taken != nil {
+		text += ", taken by " + taken.Who
+	}
+	if mute.On(now) {
+		text += ", muted for " + age(now, mute.Until).String()
+	}
+	return text
+}
+
+// writeMutes writes what is muted, and below it what nobody could tell of.
+func writeMutes(to *strings.Builder, m inbox.Mutes, now time.Time) {
+	for _, muted := range m.Muted {
+		fmt.Fprintf(to, "muted   %s%s for %s by %s: %s\n", muted.Target, about(muted.Cause), age(now, muted.Mute.Until), muted.Mute.Who, muted.Mute.Reason)
+	}
+	if m.Unanswered > 0 {
+		fmt.Fprintf(to, "No worker is there to tell of the mutes of %d keys and groups.\n", m.Unanswered)
+	}
+}
+
+func about(cause string) string {
+	if cause == "" {
+		return ""
+	}
+	return " (" + cause + ")"
 }
 
 // writeDecision writes a decision's line, note at its end, and below it how to answer one that asks.
@@ -157,90 +259,3 @@ func incidentOf(d inbox.Decision) string {
 }
 
 func age(since, now time.Time) time.Duration { return now.Sub(since).Round(time.Second) }
-
-// verdictCommand is approve or deny.
-func verdictCommand(verdict, short string) *cobra.Command {
-	var o inboxOptions
-	request := contract.DecideRequest{Verdict: verdict}
-	cmd := &cobra.Command{
-		Use:   verdict + " ID",
-		Short: short,
-		Long: short + ". ID is what flyball incidents shows, a decision's workflow id, or the start of one.\n" +
-			"When no worker is there the verdict is kept, and takes effect when one is back.\n" +
-			"Exit 1 when it is refused (decided already, expired), 3 when Temporal is away.",
-		Example: "  flyball " + verdict + " a41f09 --who ana",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if verdict == contract.Deny && request.Reason == "" {
-				return &exitError{exitUsage, errors.New("say why with --reason: it is kept with the decision")}
-			}
-			box, done, err := o.open(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer done()
-			outcome, state, err := box.Decide(cmd.Context(), args[0], request)
-			if err != nil {
-				return inboxError(err)
-			}
-			if o.json {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"outcome": outcome, "decision": state})
-			}
-			if !outcome.Answered {
-				fmt.Fprintf(cmd.OutOrStdout(), "Kept: %s takes effect when a worker is back (%s)\n", verdict, outcome.ID)
-				return nil
-			}
-			p := state.Input.Proposal
-			fmt.Fprintf(cmd.OutOrStdout(), "%s of %s to %s: %s\n", p.Action, state.Input.Key, p.Value, strings.ReplaceAll(string(state.Status), "_", " "))
-			return nil
-		},
-	}
-	o.flags(cmd)
-	cmd.Flags().StringVar(&request.Who, "who", whoami(), "who decides")
-	cmd.Flags().StringVar(&request.Reason, "reason", "", "why")
-	return cmd
-}
-
-// resolveCommand ends an incident by a person's word.
-func resolveCommand() *cobra.Command {
-	var o inboxOptions
-	var request contract.ResolveRequest
-	cmd := &cobra.Command{
-		Use:     "resolve ID",
-		Short:   "Close an incident by hand; its flags come off",
-		Example: "  flyball resolve 3be1c0 --who ana --reason 'expected: new prompt'",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			box, done, err := o.open(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer done()
-			outcome, err := box.Resolve(cmd.Context(), args[0], request)
-			if err != nil {
-				return inboxError(err)
-			}
-			if o.json {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"outcome": outcome})
-			}
-			if !outcome.Answered {
-				fmt.Fprintf(cmd.OutOrStdout(), "Kept: it is resolved when a worker is back (%s)\n", outcome.ID)
-				return nil
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Resolved: %s\n", outcome.ID)
-			return nil
-		},
-	}
-	o.flags(cmd)
-	cmd.Flags().StringVar(&request.Who, "who", whoami(), "who says so")
-	cmd.Flags().StringVar(&request.Reason, "reason", "", "why")
-	return cmd
-}
-
-// whoami is the system's name of the person at the keyboard.
-func whoami() string {
-	if u, err := user.Current(); err == nil {
-		return u.Username
-	}
-	return ""
-}

@@ -11,8 +11,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"github.com/flyball-dev/flyball/internal/contract"
 )
 
 // The exit codes that every command keeps to.
@@ -81,7 +79,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(rerateCommand(), rebuildCommand(), compactCommand())
 	root.AddCommand(complexityCommand(), kpiCommand())
 	root.AddCommand(tokenCommand())
-	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand(), incidentsCommand(), resolveCommand(),
-		verdictCommand(contract.Approve, "Approve a decision that waits for a person"), verdictCommand(contract.Deny, "Deny a decision that waits for a person"))
+	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand())
+	root.AddCommand(peopleCommands(connect)...)
 	return root
 }

@@ -75,26 +75,46 @@ func (l *lateWork) here() bool { return l.work.Load() != nil }
 // errBuilding is what is said until Temporal has arrived.
 var errBuilding = fmt.Errorf("%w: the Temporal server is not up yet", console.ErrAway)
 
-// Incidents are the open ones.
-func (l *lateWork) Incidents(ctx context.Context) ([]console.Incident, error) {
+// late asks the work, if it has arrived.
+func late[T any](l *lateWork, ask func(*inbox.Work) (T, error)) (T, error) {
 	if w := l.work.Load(); w != nil {
-		return w.Incidents(ctx)
+		return ask(w)
 	}
-	return nil, errBuilding
+	var nothing T
+	return nothing, errBuilding
+}
+
+// Incidents are the open ones of one key each.
+func (l *lateWork) Incidents(ctx context.Context) ([]console.Incident, error) {
+	return late(l, func(w *inbox.Work) ([]console.Incident, error) { return w.Incidents(ctx) })
+}
+
+// Groups are the open incidents of many keys.
+func (l *lateWork) Groups(ctx context.Context) ([]console.Group, error) {
+	return late(l, func(w *inbox.Work) ([]console.Group, error) { return w.Groups(ctx) })
 }
 
 // Decisions are the open ones.
 func (l *lateWork) Decisions(ctx context.Context) ([]console.Decision, error) {
-	if w := l.work.Load(); w != nil {
-		return w.Decisions(ctx)
-	}
-	return nil, errBuilding
+	return late(l, func(w *inbox.Work) ([]console.Decision, error) { return w.Decisions(ctx) })
 }
 
 // Decide carries a verdict.
 func (l *lateWork) Decide(ctx context.Context, v console.Verdict) (console.Decision, error) {
-	if w := l.work.Load(); w != nil {
-		return w.Decide(ctx, v)
-	}
-	return console.Decision{}, errBuilding
+	return late(l, func(w *inbox.Work) (console.Decision, error) { return w.Decide(ctx, v) })
+}
+
+// Mutes are what people are not told about.
+func (l *lateWork) Mutes(ctx context.Context) (console.Mutes, error) {
+	return late(l, func(w *inbox.Work) (console.Mutes, error) { return w.Mutes(ctx) })
+}
+
+// Order carries an order.
+func (l *lateWork) Order(ctx context.Context, o console.Order) (console.Outcome, error) {
+	return late(l, func(w *inbox.Work) (console.Outcome, error) { return w.Order(ctx, o) })
+}
+
+// Report is a report in Markdown.
+func (l *lateWork) Report(ctx context.Context, id string) (string, error) {
+	return late(l, func(w *inbox.Work) (string, error) { return w.Report(ctx, id) })
 }

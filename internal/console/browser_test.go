@@ -86,6 +86,11 @@ func scheme(name string) step {
 	})
 }
 
+// choose chooses an option, as a person does.
+func choose(selector, value string) step {
+	return poll(fmt.Sprintf(`(() => { const s = document.querySelector(%q); if (!s) return false; s.value = %q; s.dispatchEvent(new Event("change")); return s.value === %q; })()`, selector, value, value))
+}
+
 func poll(condition string) step { return chromedp.Poll[chromedp.Void](condition) }
 
 func text(t *testing.T, ctx context.Context, selector chromedp.CSS) string {
@@ -158,6 +163,44 @@ func TestInBrowser(t *testing.T) {
 	run(chromedp.WaitVisible(question), chromedp.Click(question+" .primary"),
 		poll(`document.querySelectorAll("#acts .act").length === 2`))
 	require.Equal(t, console.Verdict{ID: asked.ID, Verdict: "approve", Who: "Dana"}, w.given()[1])
+	require.Empty(t, complaints())
+
+	// Incidents can be taken on, noted on, muted and stepped through; a group shows its keys.
+	const page, group chromedp.CSS = "#incidents .incident.bad", "#incidents .incident:first-child"
+	require.Contains(t, text(t, ctx, group), "Many keys fail: provider:google")
+	require.Contains(t, text(t, ctx, group), "8 keys are in it.")
+	require.Contains(t, text(t, ctx, page), "Last time")
+	require.NotContains(t, text(t, ctx, page), "Split", "it is of one key")
+	require.NotContains(t, text(t, ctx, group), "Step …", "it walks no runbook")
+	run(chromedp.Click(page+" .acts button:first-child"), poll(`document.querySelector("#incidents .incident.bad .facts").innerText.includes("Taken on by Dana")`),
+		chromedp.Click(page+` [data-form="annotate"]`), chromedp.SendKeys(page+" textarea", "rolled back at 10:40"), chromedp.KeyEvent(kb.Escape),
+		poll(`document.activeElement.dataset.form === "annotate"`),
+		chromedp.Click(page+` [data-form="annotate"]`), chromedp.Click(page+" form .primary"))
+	require.Contains(t, text(t, ctx, page+" > .problem"), "a few words")
+	run(chromedp.SendKeys(page+" textarea", "rolled back at 10:40"), chromedp.Click(page+" form .primary"),
+		poll(`document.querySelector("#incidents .incident.bad .notes")?.innerText.includes("rolled back at 10:40")`),
+		chromedp.Click(page+` [data-form="mute"]`), chromedp.SendKeys(page+" textarea", "load test"),
+		choose(`#incidents .incident.bad .choices label:nth-child(1) select`, "org_42/*"),
+		choose(`#incidents .incident.bad .choices label:nth-child(2) select`, "240"), picture(t, "muting"),
+		chromedp.Click(page+" form .primary"), poll(`document.querySelectorAll("#mutes .mute").length === 2`))
+	require.Contains(t, text(t, ctx, "#mutes"), "load test")
+	run(chromedp.Click(page+` [data-form="step"]`), choose(`#incidents .incident.bad .choices select`, "rerun_step T+2"), chromedp.Click(page+" form .primary"),
+		poll(`document.querySelector("#incidents .incident.bad form").hidden`),
+		chromedp.Click(group+` [data-form="split"]`), chromedp.SendKeys(group+" textarea", "its own prompt"), picture(t, "splitting"), chromedp.Click(group+" form .primary"),
+		poll(`document.querySelector("#incidents .incident:first-child form").hidden`),
+		chromedp.Click(chromedp.CSS(`#mutes .mute:last-child button`)), poll(`document.querySelectorAll("#mutes .mute").length === 1`))
+	first := w.incidents[0].ID
+	require.Equal(t, []console.Order{
+		{Do: "acknowledge", ID: first, Who: "Dana"},
+		{Do: "annotate", ID: first, Who: "Dana", Reason: "rolled back at 10:40"},
+		{Do: "mute", ID: "org_42/*", Minutes: 240, Who: "Dana", Reason: "load test"},
+		{Do: "rerun_step", ID: first, Step: "T+2", Who: "Dana"},
+		{Do: "split", ID: w.groups[0].ID, Key: "tenant-0/gemini-1.5-pro", Who: "Dana", Reason: "its own prompt"},
+		{Do: "unmute", ID: "org_42/*", Who: "Dana"},
+	}, w.ordered())
+	nameless, err := chromedp.Run(ctx, chromedp.Evaluate[int](`[...document.querySelectorAll("button, select, textarea, input")].filter((e) => e.checkVisibility() && !e.innerText && !e.labels?.length && !e.ariaLabel).length`))
+	require.NoError(t, err)
+	require.Zero(t, nameless, "controls without a name for a screen reader")
 	require.Empty(t, complaints())
 
 	// Temporal is still building: the inbox says so, the figures go on.

@@ -23,12 +23,20 @@ type Telemetry interface {
 
 // Work is where incidents and decisions live: Temporal.
 type Work interface {
-	// Incidents are the open ones, newest first.
+	// Incidents are the open ones of one key each, newest first.
 	Incidents(ctx context.Context) ([]Incident, error)
+	// Groups are the open incidents of many keys, newest first.
+	Groups(ctx context.Context) ([]Group, error)
 	// Decisions are those that wait for a person or are under way, newest first.
 	Decisions(ctx context.Context) ([]Decision, error)
 	// Decide carries a person's verdict to a decision and returns the decision as it then stands.
 	Decide(ctx context.Context, v Verdict) (Decision, error)
+	// Mutes are what people are not told about now, the first to end first.
+	Mutes(ctx context.Context) (Mutes, error)
+	// Order carries a person's order to what it is about.
+	Order(ctx context.Context, o Order) (Outcome, error)
+	// Report is an incident's or a group's report in Markdown, ended or not.
+	Report(ctx context.Context, id string) (string, error)
 }
 
 // What Telemetry and Work say, by wrapping one of these, about a failure that the person at the page
@@ -113,6 +121,67 @@ type Incident struct {
 	Steps    []Step     `json:"steps"`            // the whole runbook, in order
 	Advice   string     `json:"advice,omitempty"` // why the policy proposes nothing now, when it does not
 	Link     string     `json:"link,omitempty"`
+
+	Acknowledged *Remark   `json:"acknowledged,omitempty"` // by whoever has taken it on
+	Notes        []Remark  `json:"notes,omitempty"`        // oldest first
+	Mute         *Mute     `json:"mute,omitempty"`         // of its key; its tenant may be muted beside
+	Previous     *Previous `json:"previous,omitempty"`     // the key's last one
+}
+
+// Group is an open incident of many keys that fail by one cause.
+type Group struct {
+	ID           string    `json:"id"`
+	Handle       string    `json:"handle"`
+	Cause        string    `json:"cause"` // provider:openai …
+	Level        string    `json:"level"`
+	State        string    `json:"state"`
+	Opened       time.Time `json:"opened"`
+	Reason       string    `json:"reason"`
+	Keys         []Member  `json:"keys"` // in the order in which they joined
+	Steps        []Step    `json:"steps"`
+	Link         string    `json:"link,omitempty"`
+	Acknowledged *Remark   `json:"acknowledged,omitempty"`
+	Notes        []Remark  `json:"notes,omitempty"`
+	Mute         *Mute     `json:"mute,omitempty"`
+}
+
+// Member is one key of a group.
+type Member struct {
+	Key    usage.Key `json:"key"`
+	Level  string    `json:"level"`
+	Reason string    `json:"reason"`
+	Left   string    `json:"left,omitempty"` // resolved or parted; empty while it is in
+}
+
+// Remark is what a person said, and when.
+type Remark struct {
+	Who  string    `json:"who"`
+	Text string    `json:"text"`
+	At   time.Time `json:"at"`
+}
+
+// Mute is something that people are not told about for a time.
+type Mute struct {
+	Target string    `json:"target"` // as an order takes it
+	Until  time.Time `json:"until"`
+	Who    string    `json:"who"`
+	Reason string    `json:"reason"`
+}
+
+// Mutes are what is muted. Unanswered counts the keys and groups that no worker was there to tell of.
+type Mutes struct {
+	Muted      []Mute `json:"muted"`
+	Unanswered int    `json:"unanswered"`
+}
+
+// Previous is the last incident of the same key.
+type Previous struct {
+	ID     string    `json:"id"`
+	Handle string    `json:"handle"`
+	Opened time.Time `json:"opened"`
+	Cause  string    `json:"cause"`           // empty: it stayed unclear
+	Reason string    `json:"reason"`          // of its end
+	Query  string    `json:"query,omitempty"` // that showed the cause, runnable as printed
 }
 
 // Evidence is one quantity behind a finding, written for people: "median cost of a call", "$0.0132",

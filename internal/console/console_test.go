@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,9 @@ type world struct {
 	incidents []console.Incident
 	decisions []console.Decision
 	verdicts  []console.Verdict
+	groups    []console.Group
+	mutes     console.Mutes
+	orders    []console.Order
 	status    console.Status
 	from, to  time.Time // what telemetry was asked for last
 }
@@ -89,6 +93,58 @@ func (w *world) Decide(_ context.Context, v console.Verdict) (console.Decision, 
 		return *d, nil
 	}
 	return console.Decision{}, fmt.Errorf("decision %s: %w", v.ID, console.ErrNotFound)
+}
+
+func (w *world) Groups(context.Context) ([]console.Group, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]console.Group{}, w.groups...), w.err
+}
+
+func (w *world) Mutes(context.Context) (console.Mutes, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return console.Mutes{Muted: append([]console.Mute{}, w.mutes.Muted...), Unanswered: w.mutes.Unanswered}, w.err
+}
+
+func (w *world) Report(_ context.Context, id string) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return "# The report of " + id + "\n", w.err
+}
+
+// Order keeps what was ordered, and does what the page shows of it.
+func (w *world) Order(_ context.Context, o console.Order) (console.Outcome, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return console.Outcome{}, w.err
+	}
+	w.orders = append(w.orders, o)
+	remark := console.Remark{Who: o.Who, Text: o.Reason, At: w.now}
+	incidents := append([]console.Incident{}, w.incidents...)
+	for i := range incidents {
+		if incidents[i].ID == o.ID && o.Do == "acknowledge" {
+			incidents[i].Acknowledged = &remark
+		}
+		if incidents[i].ID == o.ID && o.Do == "annotate" {
+			incidents[i].Notes = append(incidents[i].Notes, remark)
+		}
+	}
+	w.incidents = incidents
+	switch o.Do {
+	case "mute":
+		w.mutes.Muted = append(w.mutes.Muted, console.Mute{Target: o.ID, Until: w.now.Add(time.Duration(o.Minutes) * time.Minute), Who: o.Who, Reason: o.Reason})
+	case "unmute":
+		w.mutes.Muted = slices.DeleteFunc(w.mutes.Muted, func(m console.Mute) bool { return m.Target == o.ID })
+	}
+	return console.Outcome{ID: o.ID, Answered: true}, nil
+}
+
+func (w *world) ordered() []console.Order {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]console.Order{}, w.orders...)
 }
 
 func (w *world) given() []console.Verdict {
@@ -196,6 +252,23 @@ func story(now time.Time) *world {
 			},
 		},
 	}
+	w.incidents[0].Previous = &console.Previous{
+		ID: "incident/org_42/claude-3-opus/0", Handle: "51d0aa", Opened: at(9 * 24 * time.Hour), Cause: "deployment",
+		Reason: "rag-service v3.1 was rolled back", Query: "SELECT prompt_template_version, count() FROM spans GROUP BY 1",
+	}
+	w.incidents[1].Notes = []console.Remark{{Who: "Eve", Text: "The team of rag-service knows.", At: at(20 * time.Minute)}}
+	w.incidents[1].Mute = &console.Mute{Target: w.incidents[1].ID, Until: at(-time.Hour), Who: "Eve", Reason: "they know"}
+	w.mutes.Muted = []console.Mute{{Target: "acme-retail/gpt-4o", Until: at(-time.Hour), Who: "Eve", Reason: "they know"}}
+	group := console.Group{
+		ID: "incident/group/provider:google/1", Handle: "5e0f11", Cause: "provider:google", Level: "INVESTIGATE", State: "open", Opened: at(3 * time.Minute),
+		Reason: "Nine keys that google serves are failing together.",
+		Steps:  []console.Step{{Name: "T0", Title: "Tell, and look for a change", Status: "clear", Text: "No deployment explains it", At: at(3 * time.Minute)}},
+	}
+	for i := range 9 {
+		group.Keys = append(group.Keys, console.Member{Key: usage.Key{Tenant: fmt.Sprintf("tenant-%d", i), Model: "gemini-1.5-pro"}, Level: "INVESTIGATE"})
+	}
+	group.Keys[8].Left = "resolved"
+	w.groups = []console.Group{group}
 	w.decisions = []console.Decision{
 		{
 			ID: "decision/incident/org_42/claude-3-opus/1/downgrade/1", Handle: "c3d9e0", Incident: w.incidents[0].ID, Key: w.series[0].Key,
@@ -282,7 +355,9 @@ func TestLive(t *testing.T) {
 func TestEmptyListsAreLists(t *testing.T) {
 	h := (&world{now: noon}).handler(t)
 	require.Equal(t, "[]\n", get(h, "/api/incidents").Body.String())
+	require.Equal(t, "[]\n", get(h, "/api/groups").Body.String())
 	require.Equal(t, "[]\n", get(h, "/api/decisions").Body.String())
+	require.JSONEq(t, `{"muted":[],"unanswered":0}`, get(h, "/api/mutes").Body.String())
 	require.JSONEq(t, `{"components":[]}`, get(h, "/api/status").Body.String())
 	require.Contains(t, get(h, "/api/live").Body.String(), `"keys":[]`)
 }
@@ -301,7 +376,7 @@ func TestFailures(t *testing.T) {
 		{errors.New("dial tcp 10.0.0.7: a secret"), 500, "the log says why"},
 	} {
 		w.err = tt.err
-		for _, path := range []string{"/api/live", "/api/incidents", "/api/decisions"} {
+		for _, path := range []string{"/api/live", "/api/incidents", "/api/groups", "/api/decisions", "/api/mutes", "/api/report?id=x"} {
 			r := get(h, path)
 			require.Equal(t, tt.status, r.Code)
 			require.Contains(t, r.Body.String(), tt.says)
@@ -386,6 +461,52 @@ func TestHooks(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, status, "the API is for its own origin still")
 	status, _ = call(w.handler(t), "localhost", "/hooks/pagerduty")
 	require.NotEqual(t, http.StatusOK, status, "without hooks there are none")
+}
+
+func TestOrder(t *testing.T) {
+	w := story(noon)
+	h := w.handler(t)
+	const target, own, asJSON = "http://localhost:8088/api/order", "http://localhost:8088", "application/json"
+	for _, tt := range []struct {
+		name, body string
+		status     int
+		says       string
+	}{
+		{"no such order", `{"do":"ignore","id":"x","who":"Dana"}`, 400, "it is acknowledge, resolve"},
+		{"about nothing", `{"do":"resolve","who":"Dana"}`, 400, "id is missing"},
+		{"unsigned", `{"do":"resolve","id":"x","who":" "}`, 400, "who is missing"},
+		{"mute for no time", `{"do":"mute","id":"x","who":"Dana","reason":"why"}`, 400, "needs 1 to 43200"},
+		{"mute for ever", `{"do":"mute","id":"x","who":"Dana","reason":"why","minutes":43201}`, 400, "needs 1 to 43200"},
+		{"mute backwards", `{"do":"mute","id":"x","who":"Dana","reason":"why","minutes":-1}`, 400, "needs 1 to 43200"},
+		{"mute without reason", `{"do":"mute","id":"x","who":"Dana","reason":" ","minutes":60}`, 400, "reason is missing"},
+		{"note of nothing", `{"do":"annotate","id":"x","who":"Dana"}`, 400, "reason is missing"},
+		{"no step", `{"do":"skip_step","id":"x","who":"Dana"}`, 400, "step is for"},
+		{"a step of something else", `{"do":"resolve","id":"x","who":"Dana","step":"T0"}`, 400, "step is for"},
+		{"split nothing off", `{"do":"split","id":"x","who":"Dana","reason":"why"}`, 400, "key is for split"},
+		{"too long", `{"do":"resolve","id":"` + strings.Repeat("x", 2001) + `","who":"Dana"}`, 400, "longer than any"},
+		{"unknown field", `{"do":"resolve","id":"x","who":"Dana","force":true}`, 400, "unknown field"},
+		{"good", `{"do":"mute","id":"org_42/*","who":" Dana ","reason":"load test","minutes":60}`, 200, `{"id":"org_42/\*","answered":true}`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := post(h, target, asJSON, own, tt.body)
+			require.Equal(t, tt.status, r.Code, r.Body.String())
+			require.Regexp(t, tt.says, r.Body.String())
+		})
+	}
+	require.Equal(t, []console.Order{{Do: "mute", ID: "org_42/*", Who: "Dana", Reason: "load test", Minutes: 60}}, w.ordered())
+	require.Equal(t, http.StatusForbidden, post(h, target, asJSON, "http://evil.example", `{}`).Code)
+	require.Equal(t, http.StatusUnsupportedMediaType, post(h, target, "text/plain", own, `{}`).Code)
+	w.err = console.ErrRefused
+	require.Equal(t, http.StatusConflict, post(h, target, asJSON, own, `{"do":"resolve","id":"x","who":"Dana"}`).Code)
+}
+
+func TestReport(t *testing.T) {
+	h := story(noon).handler(t)
+	r := get(h, "/api/report?id=incident/a/b/1")
+	require.Equal(t, http.StatusOK, r.Code)
+	require.Equal(t, "text/plain; charset=utf-8", r.Header().Get("Content-Type"), "a report quotes what others wrote: no browser may run it")
+	require.Equal(t, "# The report of incident/a/b/1\n", r.Body.String())
+	require.Equal(t, http.StatusBadRequest, get(h, "/api/report").Code)
 }
 
 func TestHosts(t *testing.T) {

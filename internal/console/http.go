@@ -1,6 +1,7 @@
 package console
 
 import (
+	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -78,8 +79,12 @@ func (c *Console) Handler() http.Handler {
 	mux.HandleFunc("GET /api/status", c.status)
 	mux.HandleFunc("GET /api/live", c.live)
 	mux.HandleFunc("GET /api/incidents", c.incidents)
+	mux.HandleFunc("GET /api/groups", c.groups)
 	mux.HandleFunc("GET /api/decisions", c.decisions)
+	mux.HandleFunc("GET /api/mutes", c.mutes)
+	mux.HandleFunc("GET /api/report", c.report)
 	mux.HandleFunc("POST /api/decide", c.decide)
+	mux.HandleFunc("POST /api/order", c.order)
 	mux.HandleFunc("GET /", c.page)
 	protected := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -173,37 +178,33 @@ func (c *Console) live(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) incidents(w http.ResponseWriter, r *http.Request) {
-	list, err := c.o.Work.Incidents(r.Context())
-	if err != nil {
-		c.fail(w, r, "listing the incidents", err)
-		return
-	}
-	if list == nil {
-		list = []Incident{}
-	}
-	reply(w, http.StatusOK, list)
+	answerList(c, w, r, "listing the incidents", c.o.Work.Incidents)
+}
+
+func (c *Console) groups(w http.ResponseWriter, r *http.Request) {
+	answerList(c, w, r, "listing the groups", c.o.Work.Groups)
 }
 
 func (c *Console) decisions(w http.ResponseWriter, r *http.Request) {
-	list, err := c.o.Work.Decisions(r.Context())
+	answerList(c, w, r, "listing the decisions", c.o.Work.Decisions)
+}
+
+// answerList answers with a list, which is never null.
+func answerList[T any](c *Console, w http.ResponseWriter, r *http.Request, doing string, read func(context.Context) ([]T, error)) {
+	list, err := read(r.Context())
 	if err != nil {
-		c.fail(w, r, "listing the decisions", err)
+		c.fail(w, r, doing, err)
 		return
 	}
 	if list == nil {
-		list = []Decision{}
+		list = []T{}
 	}
 	reply(w, http.StatusOK, list)
 }
 
 func (c *Console) decide(w http.ResponseWriter, r *http.Request) {
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		refuse(w, http.StatusUnsupportedMediaType, "content_type", "send application/json")
-		return
-	}
 	var v Verdict
-	if err := decode(w, r, &v); err != nil {
-		refuse(w, http.StatusBadRequest, "bad_request", err.Error())
+	if !take(w, r, &v) {
 		return
 	}
 	v.Who, v.Reason = strings.TrimSpace(v.Who), strings.TrimSpace(v.Reason)
@@ -226,16 +227,36 @@ func (v Verdict) check() error {
 		return errors.New("id is missing: say which decision")
 	case v.Verdict != "approve" && v.Verdict != "deny":
 		return fmt.Errorf("verdict is %q; it is approve or deny", v.Verdict)
-	case v.Who == "":
-		return errors.New("who is missing: a verdict is signed")
-	case len(v.Who) > maxName || !utf8.ValidString(v.Who):
-		return fmt.Errorf("who is not a name of at most %d bytes", maxName)
 	case v.Verdict == "deny" && v.Reason == "":
 		return errors.New("reason is missing: say why you deny it, others will read it")
-	case len(v.Reason) > maxText:
+	}
+	return checkWords(v.Who, v.Reason)
+}
+
+// checkWords checks what a person signs.
+func checkWords(who, reason string) error {
+	switch {
+	case who == "":
+		return errors.New("who is missing: say who you are, others will read it")
+	case len(who) > maxName || !utf8.ValidString(who):
+		return fmt.Errorf("who is not a name of at most %d bytes", maxName)
+	case len(reason) > maxText:
 		return fmt.Errorf("reason is longer than %d bytes", maxText)
 	}
 	return nil
+}
+
+// take reads what a request wants changed, or refuses it.
+func take(w http.ResponseWriter, r *http.Request, into any) bool {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		refuse(w, http.StatusUnsupportedMediaType, "content_type", "send application/json")
+		return false
+	}
+	if err := decode(w, r, into); err != nil {
+		refuse(w, http.StatusBadRequest, "bad_request", err.Error())
+		return false
+	}
+	return true
 }
 
 func decode(w http.ResponseWriter, r *http.Request, into any) error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
@@ -13,28 +14,76 @@ import (
 )
 
 // NewIncident is how the page shows an incident's state.
-func NewIncident(s contract.IncidentState, link string) Incident {
-	state := string(s.Phase)
-	if s.Acknowledged != nil && s.Phase == contract.IncidentOpen {
-		state = "taken by " + s.Acknowledged.Who
-	}
+func NewIncident(s contract.IncidentState, link string, now time.Time) Incident {
+	state := stateOf(s.Phase, s.Acknowledged)
 	if s.Silent {
 		state += ", no telemetry"
 	}
-	return Incident{
+	page := Incident{
 		ID: s.ID, Handle: contract.Handle(s.ID), Key: s.Input.Key, Level: string(s.Level), State: state,
 		Opened: s.Input.Opened, Rule: s.Finding.Verdict.Rule, Reason: s.Finding.Verdict.Reason,
-		Evidence: evidenceOf(s.Finding.Facts), Steps: stepsOf(s), Advice: s.Advice, Link: link,
+		Evidence: evidenceOf(s.Finding.Facts), Steps: stepsOf(s.Steps, s.Input.Opened, s.Input.Tuning), Advice: s.Advice, Link: link,
+		Acknowledged: takenBy(s.Acknowledged), Notes: notesOf(s.Notes), Mute: muteOf(s.ID, s.Mute, now),
 	}
+	if p := s.Previous; p != nil {
+		page.Previous = &Previous{ID: p.ID, Handle: contract.Handle(p.ID), Opened: p.Opened, Cause: p.Cause, Reason: p.Reason, Query: p.Query}
+	}
+	return page
+}
+
+// NewGroup is how the page shows the state of an incident of many keys.
+func NewGroup(s contract.GroupState, link string, now time.Time) Group {
+	page := Group{
+		ID: s.ID, Handle: contract.Handle(s.ID), Cause: s.Input.Cause, Level: string(s.Level), State: stateOf(s.Phase, s.Acknowledged),
+		Opened: s.Input.Opened, Reason: s.Reason, Keys: []Member{}, Steps: []Step{}, Link: link,
+		Acknowledged: takenBy(s.Acknowledged), Notes: notesOf(s.Notes), Mute: muteOf(s.ID, s.Mute, now),
+	}
+	for _, d := range s.Steps { // a group has no plan, only what was found out
+		page.Steps = append(page.Steps, Step{Name: d.Step.Name, Title: d.Step.Title, Status: string(d.Verdict.Status), Text: d.Verdict.Text, At: d.At})
+	}
+	for _, k := range s.Keys {
+		page.Keys = append(page.Keys, Member{Key: k.Key, Level: string(k.Level), Reason: k.Reason, Left: string(k.Left)})
+	}
+	return page
+}
+
+func stateOf(phase contract.Phase, taken *contract.Acknowledgement) string {
+	if taken != nil && phase == contract.IncidentOpen {
+		return "taken by " + taken.Who
+	}
+	return string(phase)
+}
+
+func takenBy(a *contract.Acknowledgement) *Remark {
+	if a == nil {
+		return nil
+	}
+	return &Remark{a.Who, a.Note, a.At}
+}
+
+func notesOf(notes []contract.Note) []Remark {
+	var page []Remark
+	for _, n := range notes {
+		page = append(page, Remark{n.Who, n.Text, n.At})
+	}
+	return page
+}
+
+// muteOf is the mute that holds now; nil when none does.
+func muteOf(target string, m *contract.Mute, now time.Time) *Mute {
+	if !m.On(now) {
+		return nil
+	}
+	return &Mute{target, m.Until, m.Who, m.Reason}
 }
 
 // stepsOf is the whole runbook: what was walked with its verdict, the rest with when it is due.
-func stepsOf(s contract.IncidentState) []Step {
+func stepsOf(walked []runbook.Done, opened time.Time, tuning contract.Tuning) []Step {
 	var steps []Step
-	for _, planned := range runbook.Plan(s.Input.Tuning.TimeScale) {
-		step := Step{Name: planned.Name, Title: planned.Title, Status: "pending", At: s.Input.Opened.Add(planned.After)}
-		if i := slices.IndexFunc(s.Steps, func(d runbook.Done) bool { return d.Step.Name == planned.Name }); i >= 0 {
-			done := s.Steps[i]
+	for _, planned := range runbook.Plan(tuning.TimeScale) {
+		step := Step{Name: planned.Name, Title: planned.Title, Status: "pending", At: opened.Add(planned.After)}
+		if i := slices.IndexFunc(walked, func(d runbook.Done) bool { return d.Step.Name == planned.Name }); i >= 0 {
+			done := walked[i]
 			step.Status, step.Text, step.At = string(done.Verdict.Status), done.Verdict.Text, done.At
 		}
 		steps = append(steps, step)

@@ -21,7 +21,10 @@ func TestNewIncident(t *testing.T) {
 		ID:    contract.IncidentID(key, noon),
 		Input: contract.IncidentInput{Key: key, Opened: noon, Tuning: contract.NewTuning(0.1)},
 		Level: detect.Page, Phase: contract.IncidentOpen, Silent: true, Advice: "roll it back by hand",
-		Acknowledged: &contract.Acknowledgement{Who: "Dana"},
+		Acknowledged: &contract.Acknowledgement{Who: "Dana", Note: "looking", At: noon},
+		Notes:        []contract.Note{{Who: "Eve", Text: "rolled back", At: noon}},
+		Mute:         &contract.Mute{Until: noon.Add(time.Hour), Who: "Eve", Reason: "it is known"},
+		Previous:     &contract.PastIncident{ID: "incident/a/b/1", Opened: noon.Add(-time.Hour), Cause: "deployment", Query: "SELECT 1"},
 		Steps: []runbook.Done{
 			{Step: plan[0], At: noon.Add(time.Second), Verdict: runbook.Verdict{Status: runbook.Clear, Text: "no change"}},
 			{Step: plan[1], At: noon.Add(13 * time.Second), Verdict: runbook.Verdict{Status: runbook.Unknown, Text: "no answer"}},
@@ -35,10 +38,16 @@ func TestNewIncident(t *testing.T) {
 			},
 		},
 	}
-	got := console.NewIncident(state, "http://ui/x")
+	got := console.NewIncident(state, "http://ui/x", noon)
 	require.Equal(t, console.Incident{
 		ID: state.ID, Handle: contract.Handle(state.ID), Key: key, Level: "PAGE", State: "taken by Dana, no telemetry", Opened: noon,
 		Rule: "cost_and_quality", Reason: "dear and bad", Advice: "roll it back by hand", Link: "http://ui/x",
+		Acknowledged: &console.Remark{Who: "Dana", Text: "looking", At: noon},
+		Notes:        []console.Remark{{Who: "Eve", Text: "rolled back", At: noon}},
+		Mute:         &console.Mute{Target: state.ID, Until: noon.Add(time.Hour), Who: "Eve", Reason: "it is known"},
+		Previous: &console.Previous{
+			ID: "incident/a/b/1", Handle: contract.Handle("incident/a/b/1"), Opened: noon.Add(-time.Hour), Cause: "deployment", Query: "SELECT 1",
+		},
 		Evidence: []console.Evidence{
 			{What: "Median cost of a call", Now: "$0.0128", Usual: "usually $0.0044"},
 			{What: "Median quality", Now: "0.70", Usual: "usually 0.88"},
@@ -54,6 +63,30 @@ func TestNewIncident(t *testing.T) {
 			{Name: "T+30", Title: plan[4].Title, Status: "pending", At: noon.Add(3 * time.Minute)},
 		},
 	}, got)
+	require.Nil(t, console.NewIncident(state, "", noon.Add(time.Hour)).Mute, "it is over")
+}
+
+func TestNewGroup(t *testing.T) {
+	key := usage.Key{Tenant: "org_42", Model: "gpt-4o"}
+	id := contract.GroupID("provider:openai", noon)
+	plan := runbook.Plan(1)
+	got := console.NewGroup(contract.GroupState{
+		ID: id, Input: contract.GroupInput{Cause: "provider:openai", Opened: noon, Tuning: contract.NewTuning(1)},
+		Level: detect.Page, Phase: contract.IncidentRecovering, Reason: "two keys fail by it",
+		Keys: []contract.GroupKey{
+			{Key: key, Level: detect.Page, Reason: "dear"},
+			{Key: usage.Key{Tenant: "acme", Model: "o3"}, Level: detect.Investigate, LeftAt: noon, Left: contract.Parted},
+		},
+		Steps:        []runbook.Done{{Step: plan[0], At: noon, Verdict: runbook.Verdict{Status: runbook.Found, Text: "openai is down"}}},
+		Acknowledged: &contract.Acknowledgement{Who: "Dana", At: noon},
+		Mute:         &contract.Mute{Until: noon.Add(time.Hour), Who: "Dana"},
+	}, "http://ui/g", noon)
+	require.Equal(t, "provider:openai", got.Cause)
+	require.Equal(t, "recovering", got.State)
+	require.Equal(t, []console.Member{{Key: key, Level: "PAGE", Reason: "dear"}, {Key: usage.Key{Tenant: "acme", Model: "o3"}, Level: "INVESTIGATE", Left: "parted"}}, got.Keys)
+	require.Equal(t, "openai is down", got.Steps[0].Text)
+	require.Equal(t, "Dana", got.Acknowledged.Who)
+	require.Equal(t, id, got.Mute.Target)
 }
 
 func TestNewDecision(t *testing.T) {

@@ -33,7 +33,8 @@ type SweepResult struct {
 type SweepState struct {
 	Shard  int         `json:"shard"`
 	Rounds int         `json:"rounds"`
-	Last   SweepReport `json:"last"` // of the last completed round
+	Last   SweepReport `json:"last"`   // of the last completed round
+	Tuning Tuning      `json:"tuning"` // that loops are started with
 }
 
 // SweepRequest asks the sweep activity for one round: an hour or so of ticks.

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/sdk/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -34,6 +36,8 @@ var (
 	opened    = time.Date(2026, 3, 2, 3, 0, 0, 0, time.UTC)
 	key       = usage.Key{Tenant: "org 42/eu", Model: "claude-3-opus"}
 	incidents = []string{contract.IncidentID(key, opened), contract.IncidentID(key, opened.Add(time.Hour))}
+	groups    = []string{contract.GroupID("provider:openai", opened)}
+	loops     = []string{contract.AlertLoopID(key), contract.AlertLoopID(usage.Key{Tenant: "acme", Model: usage.AnyModel}), contract.AlertLoopID(usage.Key{Tenant: "acme", Model: "gpt-4o"})}
 	decisions = []string{contract.DecisionID(incidents[0], "downgrade", 1), contract.DecisionID(incidents[0], "downgrade", 12)}
 )
 
@@ -41,21 +45,36 @@ var (
 type server struct {
 	mu      sync.Mutex
 	open    map[string][]string // ids by workflow type
+	ended   map[string][]string // likewise
 	states  map[string]any      // by id; without one no worker answers
 	down    error
 	refuse  error // with which updates are answered
 	mute    bool  // no worker answers updates
+	slow    bool  // updates are taken, and never end
 	gone    bool  // signals find nobody
 	updates []client.UpdateWorkflowOptions
 	signals []string
+	starts  []start // asked for with updates and signals
+}
+
+// start is a workflow that was to be started if there was none.
+type start struct {
+	client.WithStartWorkflowOperation
+	options client.StartWorkflowOptions
+	input   any
 }
 
 func newServer() *server {
 	return &server{
-		open: map[string][]string{contract.Incident: incidents, contract.Decision: decisions},
+		open:  map[string][]string{contract.Incident: incidents, contract.Group: groups, contract.Decision: decisions, contract.AlertLoop: loops},
+		ended: map[string][]string{},
 		states: map[string]any{
 			incidents[0]: contract.IncidentState{ID: incidents[0], Input: contract.IncidentInput{Key: key, Opened: opened}, Level: detect.Page},
 			incidents[1]: contract.IncidentState{ID: incidents[1], Input: contract.IncidentInput{Key: key, Opened: opened.Add(time.Hour)}},
+			groups[0]: contract.GroupState{
+				ID: groups[0], Input: contract.GroupInput{Cause: "provider:openai", Opened: opened}, Phase: contract.IncidentOpen,
+				Keys: []contract.GroupKey{{Key: key}, {Key: usage.Key{Tenant: "acme", Model: "gpt-4o"}, LeftAt: opened}, {Key: usage.Key{Tenant: "acme", Model: "o3"}}},
+			},
 			decisions[0]: contract.DecisionState{ID: decisions[0], Opened: opened, Status: contract.AwaitingApproval},
 			decisions[1]: contract.DecisionState{ID: decisions[1], Opened: opened.Add(time.Minute), Status: contract.Holding},
 		},
@@ -67,10 +86,13 @@ func (s *server) ListWorkflow(_ context.Context, r *workflowservice.ListWorkflow
 		return nil, s.down
 	}
 	var kind string
-	if _, err := fmt.Sscanf(r.GetQuery(), "WorkflowType=%q AND ExecutionStatus=", &kind); err != nil {
+	if _, err := fmt.Sscanf(r.GetQuery(), "WorkflowType=%q", &kind); err != nil {
 		return nil, err
 	}
 	ids := s.open[kind]
+	if !strings.HasSuffix(r.GetQuery(), ` AND ExecutionStatus="Running"`) {
+		ids = append(s.ended[kind], ids...)
+	}
 	at := len(r.GetNextPageToken()) // one a page, so that pages are turned
 	if at >= len(ids) {
 		return &workflowservice.ListWorkflowExecutionsResponse{}, nil
@@ -90,11 +112,37 @@ func (s *server) ListWorkflow(_ context.Context, r *workflowservice.ListWorkflow
 
 func (s *server) QueryWorkflow(ctx context.Context, id, _, query string, _ ...any) (converter.EncodedValue, error) {
 	state, ok := s.states[id]
-	if !ok || query != contract.State {
+	switch {
+	case !ok:
 		<-ctx.Done()
 		return nil, ctx.Err()
+	case query == metadataQuery:
+		return value{&sdk.WorkflowMetadata{CurrentDetails: "the story of " + id}}, nil
+	case query != contract.State:
+		return nil, fmt.Errorf("unknown query %s", query)
 	}
 	return value{state}, nil
+}
+
+func (s *server) NewWithStartWorkflowOperation(o client.StartWorkflowOptions, workflow any, args ...any) client.WithStartWorkflowOperation {
+	if workflow != contract.AlertLoop {
+		panic(workflow)
+	}
+	return start{options: o, input: args[0]}
+}
+
+func (s *server) UpdateWithStartWorkflow(ctx context.Context, o client.UpdateWithStartWorkflowOptions) (client.WorkflowUpdateHandle, error) {
+	s.mu.Lock()
+	s.starts = append(s.starts, o.StartWorkflowOperation.(start))
+	s.mu.Unlock()
+	return s.UpdateWorkflow(ctx, o.UpdateOptions)
+}
+
+func (s *server) SignalWithStartWorkflow(ctx context.Context, id, name string, arg any, o client.StartWorkflowOptions, _ any, args ...any) (client.WorkflowRun, error) {
+	s.mu.Lock()
+	s.starts = append(s.starts, start{options: o, input: args[0]})
+	s.mu.Unlock()
+	return nil, s.SignalWorkflow(ctx, id, "", name, arg)
 }
 
 func (s *server) UpdateWorkflow(ctx context.Context, o client.UpdateWorkflowOptions) (client.WorkflowUpdateHandle, error) {
@@ -108,10 +156,12 @@ func (s *server) UpdateWorkflow(ctx context.Context, o client.UpdateWorkflowOpti
 		<-ctx.Done()
 		return nil, client.NewWorkflowUpdateServiceTimeoutOrCanceledError(ctx.Err())
 	}
-	return handle{value: value{s.states[o.WorkflowID]}}, nil
+	return updated{value: value{s.states[o.WorkflowID]}, slow: s.slow}, nil
 }
 
 func (s *server) SignalWorkflow(_ context.Context, id, _, name string, _ any) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.gone {
 		return serviceerror.NewNotFound("no such workflow")
 	}
@@ -131,13 +181,23 @@ func (v value) Get(into any) error {
 	return json.Unmarshal(text, into)
 }
 
-// handle is an update that has completed.
-type handle struct {
+// updated is an update that was taken, and has completed unless it is slow.
+type updated struct {
 	client.WorkflowUpdateHandle
 	value value
+	slow  bool
 }
 
-func (h handle) Get(_ context.Context, into any) error { return h.value.Get(into) }
+func (u updated) Get(ctx context.Context, into any) error {
+	if u.slow {
+		<-ctx.Done()
+		return client.NewWorkflowUpdateServiceTimeoutOrCanceledError(ctx.Err())
+	}
+	if into == nil || u.value.v == nil {
+		return nil
+	}
+	return u.value.Get(into)
+}
 
 // impatient is an inbox that waits for no worker.
 func impatient(s *server) *Inbox { return &Inbox{temporal: s, patience: 50 * time.Millisecond} }
@@ -218,7 +278,7 @@ func TestDecideIsOneRequestHoweverOftenItIsPressed(t *testing.T) {
 	}
 	require.Equal(t, s.updates[0].UpdateID, s.updates[1].UpdateID)
 	require.Equal(t, contract.Decide, s.updates[0].UpdateName)
-	require.Equal(t, client.WorkflowUpdateStageCompleted, s.updates[0].WaitForStage)
+	require.Equal(t, client.WorkflowUpdateStageAccepted, s.updates[0].WaitForStage)
 	require.Empty(t, s.signals)
 }
 

@@ -108,7 +108,7 @@ func loopOptions(k usage.Key) client.StartWorkflowOptions {
 func (s *Signals) OpenIncidents(ctx context.Context) ([]string, error) {
 	var ids []string
 	for _, workflowType := range []string{contract.Incident, contract.Group} {
-		open, err := (&Inbox{temporal: s.temporal}).open(ctx, workflowType)
+		open, err := (&Inbox{temporal: s.temporal}).listed(ctx, workflowType, true)
 		if err != nil {
 			return nil, err
 		}

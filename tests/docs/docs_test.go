@@ -8,7 +8,6 @@
 package docs
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -251,8 +250,10 @@ var inputs = map[string]func() any{
 	contract.Resolve:     func() any { return new(contract.ResolveRequest) },
 	contract.RerunStep:   func() any { return new(contract.RerunStepRequest) },
 	contract.Annotate:    func() any { return new(contract.AnnotateRequest) },
+	contract.SetMute:     func() any { return new(contract.MuteRequest) },
+	contract.AcceptLevel: func() any { return new(contract.AcceptLevelRequest) },
+	contract.Split:       func() any { return new(contract.SplitRequest) },
 	contract.Recalibrate: func() any { return new(contract.RecalibrateRequest) },
-	contract.Calibration: func() any { return new(contract.CalibrationInput) }, // what it is started with
 }
 
 var (
@@ -263,7 +264,7 @@ var (
 
 // temporalCommand checks what a command of the temporal CLI names against the contract.
 func temporalCommand(t *testing.T, command string) {
-	require.Regexp(t, `^temporal workflow (list|query|signal|start|update execute) `, command)
+	require.Regexp(t, `^temporal workflow (list|query|signal|update execute|start) `, command)
 	options := map[string]string{}
 	for _, match := range option.FindAllStringSubmatch(command, -1) {
 		options[match[1]] = strings.Trim(match[2], "'")
@@ -274,7 +275,7 @@ func temporalCommand(t *testing.T, command string) {
 			require.Contains(t, contract.SearchAttributes(), name, command)
 		}
 		if match := regexp.MustCompile(`WorkflowType="(\w+)"`).FindStringSubmatch(options["query"]); match != nil {
-			require.Contains(t, []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Decision, contract.Autonomy}, match[1])
+			require.Contains(t, []string{contract.Sweep, contract.AlertLoop, contract.Incident, contract.Decision, contract.Autonomy, contract.Group}, match[1])
 		}
 		return
 	}
@@ -284,13 +285,20 @@ func temporalCommand(t *testing.T, command string) {
 		return
 	}
 	if strings.HasPrefix(command, "temporal workflow start ") {
-		require.Equal(t, contract.TaskQueue, options["task-queue"], command)
-		options["name"] = options["type"]
+		require.Equal(t, contract.Calibration, options["type"], "the only one that people start")
+		require.Equal(t, contract.TaskQueue, options["task-queue"])
+		strictly(t, options["input"], new(contract.CalibrationInput), command)
+		return
 	}
 	require.Contains(t, inputs, options["name"], command)
-	decoder := json.NewDecoder(bytes.NewReader([]byte(options["input"])))
+	strictly(t, options["input"], inputs[options["name"]](), command)
+}
+
+// strictly requires that an input has no field that its message lacks.
+func strictly(t *testing.T, input string, message any, command string) {
+	decoder := json.NewDecoder(strings.NewReader(input))
 	decoder.DisallowUnknownFields()
-	require.NoError(t, decoder.Decode(inputs[options["name"]]()), command)
+	require.NoError(t, decoder.Decode(message), command)
 }
 
 // A link to a file of the repository leads somewhere.

@@ -268,7 +268,7 @@ func sayNo(t *testing.T, s *stack) {
 	require.False(t, on)
 	s.cli("chaos", "stop")
 	handle := found.ID
-	s.cli("resolve", handle, "--who", "e2e", "--reason", "a drill")
+	s.cli("incidents", "resolve", handle, "--who", "e2e", "--reason", "a drill")
 	s.until("nothing is left open", 2*time.Minute, func() bool {
 		return len(s.incidents()) == 0 && len(s.flags()) == 0 && s.running("Incident")+s.running("Decision")+s.running("AlertLoop") == 0
 	})

@@ -1,35 +1,27 @@
 // The console: asks its API every two seconds while it is looked at, and draws the answers.
 
 import { byId, el, put, say, setText, sync } from './dom.js';
-import { capital, count, moment, never, percent, score, since, span, times, until, usd, words } from './format.js';
+import { capital, count, never, percent, score, times, usd, words } from './format.js';
+import { ask, chips, clock, me, send, tellTimes, time, title } from './parts.js';
+import { drawIncidents, drawMutes } from './incidents.js';
 import { Chart, spark } from './chart.js';
 import { Live, any, cost, nameOf, quality, requests, spend, treated, untreated } from './live.js';
 
 const EVERY = 2000;
 const live = new Live();
-let incidents = [], decisions = [], status = { components: [] }, skew = 0;
-const now = () => Date.now() + skew;
+let incidents = [], groups = [], decisions = [], status = { components: [] };
 
 // Asking.
 
-async function ask(path, options) {
-  let response;
-  try {
-    response = await fetch(path, { signal: AbortSignal.timeout(8000), ...options });
-  } catch {
-    throw Object.assign(new Error('Flyball does not answer.'), { gone: true });
-  }
-  const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(body?.error?.message ?? `Flyball answered ${response.status}.`);
-  return body;
-}
+let round = 0;
 
-async function refresh() {
+async function refresh(ordered) {
   const from = live.from();
-  const [s, l, i, d] = await Promise.allSettled([
-    ask('/api/status'), ask('/api/live' + (from ? `?from=${from}` : '')), ask('/api/incidents'), ask('/api/decisions'),
+  const [s, l, i, g, d, m] = await Promise.allSettled([
+    ask('/api/status'), ask('/api/live' + (from ? `?from=${from}` : '')), ask('/api/incidents'), ask('/api/groups'), ask('/api/decisions'),
+    ordered || round++ % 5 === 0 ? ask('/api/mutes') : null, // every open key is asked for it
   ]);
-  const gone = [s, l, i, d].every((r) => r.status === 'rejected' && r.reason.gone);
+  const gone = [s, l, i, g, d].every((r) => r.status === 'rejected' && r.reason.gone);
   document.body.classList.toggle('gone', gone);
   const link = byId('link');
   link.className = gone ? 'link lost' : 'link';
@@ -37,16 +29,20 @@ async function refresh() {
   if (gone) return;
   if (s.status === 'fulfilled') drawStatus(status = s.value);
   if (i.status === 'fulfilled') incidents = i.value;
+  if (g.status === 'fulfilled') groups = g.value;
   if (d.status === 'fulfilled') decisions = d.value;
   if (l.status === 'fulfilled') {
     live.take(l.value);
-    skew = live.to - Date.now();
+    clock.skew = live.to - Date.now();
     drawFigures();
     drawKeys();
   } else if (!live.keys.size) {
     say(byId('keys'), l.reason.message, 'away');
   }
-  i.status === 'fulfilled' ? drawIncidents() : drawAway('incidents', i.reason);
+  const lost = [i, g].find((r) => r.status === 'rejected');
+  lost ? drawAway('incidents', lost.reason) : drawIncidents(groups, incidents, () => refresh(true));
+  setCount('incidents', lost ? 0 : groups.length + incidents.length);
+  if (m.status === 'fulfilled' && m.value) drawMutes(m.value, () => refresh(true));
   d.status === 'fulfilled' ? drawDecisions() : drawAway('inbox', d.reason);
   tellTimes();
 }
@@ -117,12 +113,11 @@ function drawFigures() {
 const costTone = (r) => (r >= 1.5 ? 'bad' : r >= 1.2 ? 'warn' : r <= 0.8 ? 'good' : '');
 const qualityTone = (r) => (r <= 0.85 ? 'bad' : r <= 0.92 ? 'warn' : '');
 
-const chips = { PAGE: 'bad', INVESTIGATE: 'warn' };
 const opened = new Map(); // name → the key's charts, once opened
 let choseKey = false;
 
 function drawKeys() {
-  const trouble = new Map(incidents.map((i) => [nameOf(i.key), i]));
+  const trouble = new Map([...groups.flatMap((g) => g.keys.filter((k) => !k.left)), ...incidents].map((i) => [nameOf(i.key), i]));
   const rows = [...live.keys.entries()].map(([name, k]) => {
     const minutes = [...k.minutes.values()];
     const five = live.recent(minutes, 5);
@@ -197,45 +192,6 @@ function drawCharts(name, o) {
   o.charts.quality.show({ ...range, usual: k.usual?.quality, lines: arms(quality) });
 }
 
-// Incidents.
-
-function drawIncidents() {
-  setCount('incidents', incidents.length);
-  if (!incidents.length) {
-    say(byId('incidents'), 'No incident is open.');
-    return;
-  }
-  sync(byId('incidents'), incidents, (i) => i.id, () => el('article', { class: 'card incident' }), (node, i) => {
-    node.className = `card incident ${chips[i.level] ?? ''}`;
-    const at = i.steps.findLast((s) => s.status !== 'pending');
-    put(node,
-      el('header', {}, el('span', { class: `chip ${chips[i.level] ?? ''}` }, i.level), el('span', { class: 'chip' }, words(i.state)),
-        at && el('span', { class: 'chip' }, `step ${at.name}`), time(i.opened, 'since')),
-      title(i.key, i.link),
-      el('p', { class: 'why' }, i.reason),
-      i.advice && el('p', { class: 'why' }, `The policy proposes nothing now: ${i.advice}`),
-      evidence(i.evidence ?? []),
-      el('ol', { class: 'steps' }, i.steps.map(step)),
-      el('p', { class: 'fine' }, `rule ${i.rule} · incident ${i.handle}`));
-  });
-}
-
-const title = (key, link) => el('h3', {}, el('span', { class: 'tenant' }, key.tenant), ' ', el('span', { class: 'model' }, key.model),
-  link && el('a', { class: 'out', href: link, target: '_blank', rel: 'noreferrer' }, 'in Temporal'));
-
-function evidence(list) {
-  if (!list.length) return null;
-  return el('dl', { class: 'evidence' }, list.map((e) => el('div', {}, el('dt', {}, e.what), el('dd', {}, e.now, e.usual && el('span', { class: 'was' }, e.usual)))));
-}
-
-function step(s) {
-  const pending = s.status === 'pending';
-  return el('li', { class: `step ${s.status}` },
-    el('span', { class: 'when' }, s.name),
-    el('span', { class: 'what' }, pending ? s.title : s.text || s.title,
-      pending ? (never(s.at) ? null : time(s.at, 'until')) : el('span', { class: 'unseen' }, ` (${s.status})`)));
-}
-
 // Decisions.
 
 const announced = new Set();
@@ -302,31 +258,17 @@ function buildQuestion(d) {
   }
 
   async function decide(verdict) {
-    const who = byId('who');
-    if (!who.value.trim()) {
-      setText(problem, 'Say who you are first, above.');
-      who.focus();
-      return;
-    }
+    const who = me(problem);
+    if (!who) return;
     if (verdict === 'deny' && !reason.value.trim()) {
       setText(problem, 'Give a reason: others will read it.');
       reason.focus();
       return;
     }
-    for (const b of [approve, deny, confirm, cancel]) b.disabled = true;
-    setText(problem, '');
-    try {
-      await ask('/api/decide', {
-        method: 'POST', headers: { 'Content-Type': 'application/json' },
-        body: JSON.stringify({ id: d.id, verdict, who: who.value.trim(), reason: verdict === 'deny' ? reason.value.trim() : '' }),
-      });
-      setText(byId('announce'), `${verdict === 'approve' ? 'Approved' : 'Denied'}: ${headline(d)}.`);
-      await refresh();
-    } catch (error) {
-      setText(problem, capital(error.message));
-    } finally {
-      for (const b of [approve, deny, confirm, cancel]) b.disabled = false;
-    }
+    await send('/api/decide', { id: d.id, verdict, who, reason: verdict === 'deny' ? reason.value.trim() : '' }, {
+      buttons: [approve, deny, confirm, cancel], problem, refresh,
+      done: () => `${verdict === 'approve' ? 'Approved' : 'Denied'}: ${headline(d)}.`,
+    });
   }
 
   return el('article', { class: 'card question' }, facts, first, form, problem);
@@ -336,20 +278,7 @@ function updateQuestion(node, d) {
   put(node.querySelector('.facts'), story(d));
 }
 
-// Times age without a new answer.
-
-function time(text, kind, before = '') {
-  const at = Date.parse(text);
-  return el('time', { datetime: text, title: moment(at), 'data-kind': kind, 'data-before': before }, phrase(kind, at, before));
-}
-
-const phrase = (kind, at, before) => before + (kind === 'until' ? until(at, now()) : since(at, now()));
-
-function tellTimes() {
-  for (const t of document.querySelectorAll('time[data-kind]')) setText(t, phrase(t.dataset.kind, Date.parse(t.dateTime), t.dataset.before));
-}
-
-// The name that verdicts are signed with is remembered by this browser only.
+// The name that people sign with is remembered by this browser only.
 
 const who = byId('who');
 try { who.value = localStorage.getItem('who') ?? ''; } catch { /* storage is forbidden here */ }
