@@ -237,7 +237,7 @@ func muted(m *contract.Mute, now time.Time) string {
 func cause(steps []runbook.Done, evidence contract.Evidence, closed bool) string {
 	for _, d := range slices.Backward(steps) {
 		if d.Verdict.Status == runbook.Found {
-			text := "*Cause:* " + sentence(d.Verdict.Text, 1000)
+			text := "*Cause:* " + ended(d.Verdict.Text, 1000)
 			if d.Verdict.Cause == runbook.CauseProvider {
 				text += " " + link(evidence.Provider.Link, "Its status page")
 			}
@@ -251,7 +251,7 @@ func cause(steps []runbook.Done, evidence contract.Evidence, closed bool) string
 		return "*Cause:* none was found."
 	}
 	last := steps[len(steps)-1]
-	return fmt.Sprintf("*Cause:* not found yet. %s: %s", last.Step.Name, sentence(last.Verdict.Text, 1000))
+	return fmt.Sprintf("*Cause:* not found yet. %s: %s", last.Step.Name, ended(last.Verdict.Text, 1000))
 }
 
 // lastTime is what the key's last incident has to teach.
@@ -260,7 +260,7 @@ func lastTime(p contract.PastIncident) string {
 	if why == "" {
 		return ""
 	}
-	return fmt.Sprintf("*Last time* (<!date^%d^{date_short_pretty}|%s>): %s", p.Opened.Unix(), p.Opened.UTC().Format(time.DateOnly), sentence(words(why), 500))
+	return fmt.Sprintf("*Last time* (<!date^%d^{date_short_pretty}|%s>): %s", p.Opened.Unix(), p.Opened.UTC().Format(time.DateOnly), ended(words(why), 500))
 }
 
 // questions are the decisions that wait for a person, each with its buttons. They are on the card alone:
@@ -360,8 +360,12 @@ func decided(s contract.IncidentState) string {
 		if d.Share > 0 {
 			line += fmt.Sprintf(" at %.0f %%", d.Share*100)
 		}
-		if d.Who != "" {
-			line += " · " + verdict(d) + " by " + oneLine(d.Who, 200)
+		switch {
+		case d.Who == "":
+		case d.Status == contract.Denied:
+			line += " by " + oneLine(d.Who, 200)
+		default:
+			line += ", approved by " + oneLine(d.Who, 200)
 		}
 		lines = append(lines, fmt.Sprintf("%s · %s. %s", line, when(d.ChangedAt), sentence(d.Reason, 200)))
 	}
@@ -372,14 +376,6 @@ func decided(s contract.IncidentState) string {
 		lines = append([]string{fmt.Sprintf("• … %d earlier", cut)}, lines[cut:]...)
 	}
 	return "*Decided*\n" + strings.Join(lines, "\n")
-}
-
-// verdict is what the person said who decided.
-func verdict(d contract.DecisionSummary) string {
-	if d.Status == contract.Denied {
-		return "denied"
-	}
-	return "approved"
 }
 
 // taken is who has taken the incident on, and what anyone can press.

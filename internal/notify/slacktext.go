@@ -84,16 +84,17 @@ func when(at time.Time) string {
 	return fmt.Sprintf("<!date^%d^{time}|%s UTC>", at.Unix(), at.UTC().Format("15:04"))
 }
 
-// sentence is s with a capital and one full stop, escaped.
-func sentence(s string, limit int) string {
+// ended is s on one line with one full stop, escaped.
+func ended(s string, limit int) string {
 	s = strings.TrimRight(strings.TrimSpace(s), ". ")
 	if s == "" {
 		return ""
 	}
-	first := []rune(s)
-	first[0] = unicode.ToUpper(first[0])
-	return oneLine(string(first), limit-1) + "."
+	return oneLine(s, limit-1) + "."
 }
+
+// sentence also gives it a capital.
+func sentence(s string, limit int) string { return ended(upper(strings.TrimSpace(s)), limit) }
 
 // words are a status or an action as people say it.
 func words[S ~string](s S) string { return strings.ReplaceAll(string(s), "_", " ") }
