@@ -142,6 +142,23 @@ func TestSlackAfterARestart(t *testing.T) {
 	require.Equal(t, 1, w.Messages(pages)[0].Edits)
 }
 
+// What has been read of a channel for a young incident is not enough for one that opened before.
+func TestSlackAfterARestartAnOlderIncident(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	old := incidentState(opened.Add(-time.Hour))
+	require.NoError(t, w.slack(t).Post(t.Context(), notice(contract.NoticeOpened, 1, old)))
+	w.Age(time.Hour)
+	w.Say(pages, "chatter")
+	s := w.slack(t)
+	young := incidentState(opened)
+	young.Input.Key.Tenant = "org_43"
+	young.ID = contract.IncidentID(young.Input.Key, opened)
+	require.NoError(t, s.Post(t.Context(), notice(contract.NoticeOpened, 1, young)))
+	require.NoError(t, s.Post(t.Context(), notice(contract.NoticeUpdated, 1, later(old, time.Minute, nil))))
+	require.Len(t, w.Messages(pages), 3, "two cards and the chatter")
+}
+
 // Two workers never post the same incident twice in a row, nor set each other's card back.
 func TestSlackTwoWorkers(t *testing.T) {
 	t.Parallel()

@@ -34,8 +34,9 @@ var owners = map[string]string{
 	"github.com/google/cel-go":                 "internal/policy",
 	"github.com/ClickHouse/clickhouse-go/v2":   "internal/clickhouse",
 	"github.com/redis/go-redis/v9":             "internal/redis",
-	"github.com/slack-go/slack":                "internal/notify", // reserved: there is no such package yet
+	"github.com/slack-go/slack":                "internal/notify",
 	"github.com/PagerDuty/go-pagerduty":        "internal/notify", // reserved
+	"github.com/go-analyze/charts":             "internal/notify",
 	"github.com/alicebob/miniredis/v2":         "internal/devstack",
 	"github.com/ebitengine/purego":             "cmd/chserve/chdb",
 	"go.opentelemetry.io/proto/otlp":           "internal/ingest",

@@ -201,6 +201,22 @@ func (s *Server) Delete(channel, ts string) {
 	s.messages = slices.DeleteFunc(s.messages, func(m *Message) bool { return m.Channel == channel && (m.TS == ts || m.ThreadTS == ts) })
 }
 
+// Age makes every message so much older, as if the time had passed.
+func (s *Server) Age(by time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	older := func(ts string) string {
+		if ts == "" {
+			return ""
+		}
+		us := seconds(ts) - by.Microseconds()
+		return fmt.Sprintf("%d.%06d", us/1e6, us%1e6)
+	}
+	for _, m := range s.messages {
+		m.TS, m.ThreadTS = older(m.TS), older(m.ThreadTS)
+	}
+}
+
 // Say posts a message of somebody else's.
 func (s *Server) Say(channel, text string) {
 	s.mu.Lock()
