@@ -53,4 +53,35 @@ type Notice struct {
 	State    *IncidentState `json:"state,omitempty"`    // of the incident
 	Group    *GroupState    `json:"group,omitempty"`    // of the incident of many keys
 	Decision *DecisionState `json:"decision,omitempty"` // that the notice is about
+
+	// Unreached names the channels that could not be reached with it, once that is known: those that are
+	// told carry it for them too, and show that they do. It is no part of what tells notices apart.
+	Unreached []string `json:"unreached,omitempty"`
+}
+
+// For is who the notice is for; one that does not say is judged by its level.
+func (n Notice) For() Audience {
+	switch {
+	case n.Audience != "":
+		return n.Audience
+	case n.Level == detect.Page:
+		return OnCall
+	}
+	return Findings
+}
+
+// Calls reports whether the notice asks something of somebody, as against telling what is.
+func (n Notice) Calls() bool {
+	switch n.Kind {
+	case NoticeOpened, NoticeEscalated, NoticeQuestion, NoticeReminder:
+		return true
+	}
+	return false
+}
+
+// PostResult is what became of a notice.
+type PostResult struct {
+	Muted     string            `json:"muted,omitempty"`     // who mutes it and until when; empty: nobody does
+	Posted    []string          `json:"posted,omitempty"`    // the channels that have it
+	Unreached map[string]string `json:"unreached,omitempty"` // channel: why it does not have it
 }

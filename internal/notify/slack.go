@@ -29,9 +29,7 @@ type SlackOptions struct {
 	Approvers  map[string][]string          // the Slack user ids (U…) of each group that act.yaml names
 	Responders []string                     // who may acknowledge and mute; empty: whoever sees the message
 
-	Console    string // the console's address, for links; empty: none
-	TemporalUI string // the address of Temporal's UI, for links; empty: none
-	Namespace  string // of Temporal
+	Links Links
 
 	// People carries what is pressed to the workflows. Nil: nothing can be pressed.
 	People People
@@ -128,7 +126,7 @@ func (o SlackOptions) validate() error {
 			refuse("%q is not a Slack user's id (U…): it is in the profile's menu as Copy member ID", id)
 		}
 	}
-	for name, address := range map[string]string{"console": o.Console, "Temporal UI": o.TemporalUI, "Slack API": o.API} {
+	for name, address := range map[string]string{"console": o.Links.Console, "Temporal UI": o.Links.TemporalUI, "Slack API": o.API} {
 		if u, err := url.Parse(address); address != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 			refuse("the address of the %s, %q, is not one of http:// or https://", name, address)
 		}
@@ -156,14 +154,22 @@ type postedCard struct {
 	chart     bool // the picture was tried, or is there
 }
 
-// noticeKey is what makes a notice one.
+// noticeKey is what makes a message of a thread one.
 type noticeKey struct {
-	kind contract.NoticeKind
-	id   string
-	seq  int
+	kind    contract.NoticeKind
+	id      string
+	seq     int
+	carried string // the channels for which the message stands in; empty: it is the notice itself
 }
 
-func keyOf(n contract.Notice) noticeKey { return noticeKey{n.Kind, n.ID, n.Seq} }
+func keyOf(n contract.Notice) noticeKey { return noticeKey{kind: n.Kind, id: n.ID, seq: n.Seq} }
+
+// carriedKey is that of the message that stands in for the channels that could not be reached.
+func carriedKey(n contract.Notice) noticeKey {
+	key := keyOf(n)
+	key.carried = strings.Join(n.Unreached, ", ")
+	return key
+}
 
 // version says how new what a card shows is.
 type version struct {
@@ -194,9 +200,9 @@ func (v version) older(w version) bool {
 // Post brings the card of the notice's incident up to date and tells the notice in its thread, where it is
 // of a kind that is told there.
 func (s *Slack) Post(ctx context.Context, n contract.Notice) error {
-	channel, ok := s.o.Channels[n.Audience]
+	channel, ok := s.o.Channels[n.For()]
 	if !ok {
-		return &slackError{doing: "posting a notice", err: fmt.Errorf("there is no channel for %s", n.Audience), mend: "configure one", final: true}
+		return &slackError{doing: "posting a notice", err: fmt.Errorf("there is no channel for %s", n.For()), mend: "configure one", final: true}
 	}
 	n.Incident = cmp.Or(n.Incident, n.ID)
 	if err := s.post(ctx, channel, n); err != nil {
@@ -209,7 +215,7 @@ func (s *Slack) Post(ctx context.Context, n contract.Notice) error {
 func (s *Slack) alsoIn(ctx context.Context, channel string, n contract.Notice) error {
 	findings := s.o.Channels[contract.Findings]
 	began := n.State != nil && n.State.Input.Level != n.State.Level
-	if n.Audience != contract.OnCall || findings == "" || findings == channel || !began {
+	if n.For() != contract.OnCall || findings == "" || findings == channel || !began {
 		return nil
 	}
 	c, done := s.card(cardKey{n.Incident, findings})
@@ -264,6 +270,9 @@ func (s *Slack) post(ctx context.Context, channel string, n contract.Notice) err
 		return err
 	}
 	if err := s.tell(ctx, c, channel, n, fresh); err != nil {
+		return err
+	}
+	if err := s.standIn(ctx, c, channel, n); err != nil {
 		return err
 	}
 	if n.Kind == contract.NoticeOpened {
@@ -322,7 +331,7 @@ func (s *Slack) show(ctx context.Context, c *postedCard, channel string, n contr
 			return nil // the message shows more than is known here
 		case stateless && c.known().Before(c.shown.at):
 			return nil // another worker's message is newer than what is known here
-		case !stateless && v.key == c.shown.key && v.at.Equal(c.shown.at):
+		case !stateless && v.key == c.shown.key && v.at.Equal(c.shown.at) && (len(n.Unreached) == 0 || c.posted[carriedKey(n)]):
 			return nil // it shows this notice
 		}
 	}
@@ -332,7 +341,7 @@ func (s *Slack) show(ctx context.Context, c *postedCard, channel string, n contr
 	}
 	blocks, fallback := s.draw(c, n)
 	options := []slack.MsgOption{
-		slack.MsgOptionBlocks(blocks...), slack.MsgOptionText(fallback, false), metadata(n, v.at),
+		slack.MsgOptionBlocks(blocks...), slack.MsgOptionText(fallback, false), metadata(n.Incident, v.key, v.at),
 		slack.MsgOptionDisableLinkUnfurl(), slack.MsgOptionDisableMediaUnfurl(),
 	}
 	if c.ts != "" {
@@ -368,13 +377,9 @@ func (c *postedCard) known() time.Time {
 
 // draw draws the card as it is known now.
 func (s *Slack) draw(c *postedCard, n contract.Notice) ([]slack.Block, string) {
-	drawn := card{notice: n, state: c.state, group: c.group, decisions: c.decisions, now: s.o.Now()}
-	if s.o.Console != "" {
-		drawn.console = strings.TrimRight(s.o.Console, "/") + "/#" + contract.Handle(n.Incident)
-	}
-	if s.o.TemporalUI != "" {
-		drawn.temporal = fmt.Sprintf("%s/namespaces/%s/workflows/%s", strings.TrimRight(s.o.TemporalUI, "/"),
-			url.PathEscape(cmp.Or(s.o.Namespace, "default")), url.PathEscape(n.Incident))
+	drawn := card{
+		notice: n, state: c.state, group: c.group, decisions: c.decisions, now: s.o.Now(),
+		console: s.o.Links.Incident(n.Incident), temporal: s.o.Links.Workflow(n.Incident),
 	}
 	return drawn.blocks()
 }

@@ -102,8 +102,8 @@ func newWorkspace(t *testing.T) *workspace {
 		BotToken: slacktest.BotToken, AppToken: slacktest.AppToken, SigningSecret: slacktest.SigningSecret,
 		Channels:  map[contract.Audience]string{contract.OnCall: pages, contract.Findings: findings},
 		Approvers: map[string][]string{"ml-leads": {"U0ADA"}},
-		Console:   "https://flyball.example", TemporalUI: "https://temporal.example", Namespace: "prod",
-		People: w.people, API: server.API(), HTTP: &http.Client{Timeout: time.Second},
+		Links:     Links{Console: "https://flyball.example", TemporalUI: "https://temporal.example", Namespace: "prod"},
+		People:    w.people, API: server.API(), HTTP: &http.Client{Timeout: time.Second},
 		Decision: func(_ context.Context, id string) (contract.DecisionState, error) {
 			if w.away != nil {
 				return contract.DecisionState{}, w.away

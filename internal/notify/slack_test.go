@@ -256,6 +256,28 @@ func TestSlackFindingBecomesAPage(t *testing.T) {
 	require.True(t, w.Thread(pages, w.Messages(pages)[1].TS)[0].Broadcast)
 }
 
+// When the pager is away, Slack carries the page for it: it says so once, to everybody there, also when the
+// notice had been posted before that was known.
+func TestSlackStandsIn(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	n := notice(contract.NoticeOpened, 1, incidentState(opened))
+	require.NoError(t, w.slack(t).Post(t.Context(), n))
+	n.Unreached = []string{"pagerduty"}
+	for range 2 {
+		s := w.slack(t)
+		require.NoError(t, s.Post(t.Context(), n))
+		require.NoError(t, s.Post(t.Context(), n))
+	}
+	card := w.Messages(pages)
+	require.Len(t, card, 1)
+	require.Contains(t, string(card[0].Blocks), "Could not be reached:* pagerduty")
+	thread := w.Thread(pages, card[0].TS)
+	require.Len(t, thread, 1)
+	require.True(t, thread[0].Broadcast)
+	require.Contains(t, thread[0].Text, "<!channel>")
+}
+
 // A message that somebody deleted is posted again.
 func TestSlackMessageDeleted(t *testing.T) {
 	t.Parallel()

@@ -136,6 +136,7 @@ func (c card) incident(b *drawing, s contract.IncidentState) {
 	b.section(sentence(happened(s), 1000))
 	if !closed {
 		b.fields(figures(s.Finding.Facts))
+		b.section(c.unreached())
 		b.section(silence(s))
 		b.section(muted(s.Mute, c.now))
 	}
@@ -213,6 +214,14 @@ func figures(f detect.Facts) []string {
 		rows = append(rows, fmt.Sprintf("*Measured on*\n%d costs, %d scores in %d min", f.CostSamples, f.QualitySamples, f.WindowMinutes))
 	}
 	return rows
+}
+
+// unreached names the channels that could not be reached, and for which this message stands in.
+func (c card) unreached() string {
+	if len(c.notice.Unreached) == 0 {
+		return ""
+	}
+	return "📟 *Could not be reached:* " + oneLine(strings.Join(c.notice.Unreached, ", "), 200) + ". This message stands in for it."
 }
 
 func silence(s contract.IncidentState) string {

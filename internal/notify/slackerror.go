@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -107,9 +106,4 @@ func saidError(err error, names ...string) bool {
 		}
 	}
 	return false
-}
-
-// away reports whether a request may or may not have been carried out: no answer came.
-func away(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

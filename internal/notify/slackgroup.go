@@ -19,6 +19,7 @@ func (c card) many(b *drawing, g contract.GroupState) {
 		b.section("*" + sentence(reason, 1000) + "* " + lasted(g.Input.Opened, g.ClosedAt))
 	} else {
 		b.section(sentence(reason, 1000))
+		b.section(c.unreached())
 		b.section(muted(g.Mute, c.now))
 	}
 	counts := []string{fmt.Sprintf("*Failing now*\n%s", counted(len(in), "key"))}

@@ -142,28 +142,31 @@ func (s *Slack) carryOut(ctx context.Context, p press) answer {
 	said, err := s.do(ctx, p)
 	if err == nil {
 		if said != "" {
-			s.say(p, said)
+			s.whisper(p, said)
 		}
 		return nil
 	}
 	s.seen.forget(p.id) // so that it can be pressed again, and a second copy of it counts
 	var no refusal
-	text := string(no)
-	if errors.As(err, &no) {
+	var text string
+	switch {
+	case errors.As(err, &no):
 		text = string(no)
-	} else {
+	case errors.Is(err, ErrGone):
+		text = "This comes too late: it is over."
+	default:
 		s.o.Log.Error("A press in Slack was not kept", "action", p.action, "of", p.value, "user", p.user, "error", err)
 		text = "This was *not* recorded: Flyball's workflows cannot be reached right now. Please press again in a minute, or use the console or the command line."
 	}
 	if p.action == denyView {
 		return slack.NewErrorsViewSubmissionResponse(map[string]string{reasonID: strings.ReplaceAll(text, "*", "")})
 	}
-	s.say(p, text)
+	s.whisper(p, text)
 	return nil
 }
 
-// say tells the person who pressed, and nobody else. It does not hold up the answer to Slack.
-func (s *Slack) say(p press, text string) {
+// whisper tells the person who pressed, and nobody else. It does not hold up the answer to Slack.
+func (s *Slack) whisper(p press, text string) {
 	if p.channel == "" {
 		return
 	}
@@ -178,6 +181,7 @@ func (s *Slack) say(p press, text string) {
 
 // do does what was pressed and returns what to tell the person.
 func (s *Slack) do(ctx context.Context, p press) (string, error) {
+	ctx = WithID(ctx, "slack "+p.id) // so that another process, given the same press, says nothing twice
 	switch p.action {
 	case actApprove:
 		if err := s.mayDecide(ctx, p); err != nil {

@@ -210,6 +210,9 @@ func TestSlackPressWhileTheWorkflowsAreAway(t *testing.T) {
 	status, _ := h.send(t, approve)
 	require.Equal(t, http.StatusOK, status, "for anything else Slack shows a riddle")
 	h.hears(t, "U0ADA", "*not* recorded")
+	h.people.fail(ErrGone)
+	h.send(t, h.press(t, "U0BOB", actAcknowledge, ""))
+	h.hears(t, "U0BOB", "too late")
 	h.people.fail(nil)
 	h.people.delay = time.Minute // it hangs
 	h.send(t, h.press(t, "U0ADA", actApprove, ""))

@@ -20,8 +20,11 @@ import (
 const noticeEvent = "flyball_notice"
 
 // metadata says which notice a message tells, and of a card how new what it shows is.
-func metadata(n contract.Notice, at time.Time) slack.MsgOption {
-	payload := map[string]any{"id": n.ID, "kind": string(n.Kind), "seq": n.Seq, "incident": n.Incident}
+func metadata(incident string, key noticeKey, at time.Time) slack.MsgOption {
+	payload := map[string]any{"id": key.id, "kind": string(key.kind), "seq": key.seq, "incident": incident}
+	if key.carried != "" {
+		payload["carried"] = key.carried
+	}
 	if !at.IsZero() {
 		payload["at"] = at.UTC().Format(time.RFC3339Nano)
 	}
@@ -34,7 +37,7 @@ func told(m slack.SlackMetadata) (v version, incident string, ok bool) {
 		return version{}, "", false
 	}
 	text := func(name string) string { s, _ := m.EventPayload[name].(string); return s }
-	v.key = noticeKey{kind: contract.NoticeKind(text("kind")), id: text("id")}
+	v.key = noticeKey{kind: contract.NoticeKind(text("kind")), id: text("id"), carried: text("carried")}
 	switch seq := m.EventPayload["seq"].(type) {
 	case float64:
 		v.key.seq = int(seq)
@@ -193,8 +196,13 @@ func (s *Slack) tell(ctx context.Context, c *postedCard, channel string, n contr
 	if !told || c.posted[keyOf(n)] {
 		return nil
 	}
+	return s.say(ctx, c, channel, n.Incident, keyOf(n), reply)
+}
+
+// say posts a message in the card's thread.
+func (s *Slack) say(ctx context.Context, c *postedCard, channel, incident string, key noticeKey, reply slackReply) error {
 	options := []slack.MsgOption{
-		slack.MsgOptionTS(c.ts), slack.MsgOptionText(reply.fallback, false), slack.MsgOptionBlocks(reply.blocks...), metadata(n, time.Time{}),
+		slack.MsgOptionTS(c.ts), slack.MsgOptionText(reply.fallback, false), slack.MsgOptionBlocks(reply.blocks...), metadata(incident, key, time.Time{}),
 		slack.MsgOptionDisableLinkUnfurl(), slack.MsgOptionDisableMediaUnfurl(),
 	}
 	if reply.aloud {
@@ -203,8 +211,24 @@ func (s *Slack) tell(ctx context.Context, c *postedCard, channel string, n contr
 	if _, _, err := s.api.PostMessageContext(ctx, channel, options...); err != nil {
 		return err
 	}
-	c.posted[keyOf(n)] = true
+	c.posted[key] = true
 	return nil
+}
+
+// standIn calls everybody in the channel when another channel, the pager most of all, could not be reached
+// with a notice that calls somebody: then this is the only call that there is.
+func (s *Slack) standIn(ctx context.Context, c *postedCard, channel string, n contract.Notice) error {
+	key := carriedKey(n)
+	if key.carried == "" || !n.Calls() || c.posted[key] {
+		return nil
+	}
+	text := "📟 *" + oneLine(key.carried, 200) + " could not be reached*: this message is the only call."
+	if n.For() == contract.OnCall {
+		text = "<!channel> " + text
+	}
+	var b drawing
+	b.section(text)
+	return s.say(ctx, c, channel, n.Incident, key, slackReply{blocks: b.blocks, fallback: text, aloud: true})
 }
 
 // slackReply is a message of a thread.
