@@ -81,6 +81,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(rerateCommand(), rebuildCommand(), compactCommand())
 	root.AddCommand(complexityCommand(), kpiCommand())
 	root.AddCommand(tokenCommand())
+	root.AddCommand(slackCommand())
 	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand(), incidentsCommand(), resolveCommand(),
 		verdictCommand(contract.Approve, "Approve a decision that waits for a person"), verdictCommand(contract.Deny, "Deny a decision that waits for a person"))
 	return root
