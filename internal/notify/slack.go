@@ -214,11 +214,18 @@ func (s *Slack) Post(ctx context.Context, n contract.Notice) error {
 // alsoIn keeps the card true that an incident has in the channel of findings from before it became a page.
 func (s *Slack) alsoIn(ctx context.Context, channel string, n contract.Notice) error {
 	findings := s.o.Channels[contract.Findings]
-	began := n.State != nil && n.State.Input.Level != n.State.Level
-	if n.For() != contract.OnCall || findings == "" || findings == channel || !began {
+	if n.For() != contract.OnCall || findings == "" || findings == channel {
 		return nil
 	}
-	c, done := s.card(cardKey{n.Incident, findings})
+	key := cardKey{n.Incident, findings}
+	began := n.State != nil && n.State.Input.Level != n.State.Level
+	s.mu.Lock()
+	_, remembered := s.cards[key]
+	s.mu.Unlock()
+	if !began && !remembered {
+		return nil
+	}
+	c, done := s.card(key)
 	defer done()
 	if err := s.locate(ctx, c, findings, n); err != nil || c.ts == "" {
 		return explained("looking for the card of "+n.Incident, err)
@@ -243,8 +250,7 @@ func (s *Slack) card(key cardKey) (*postedCard, func()) {
 	return c, c.mu.Unlock
 }
 
-// forget drops the half of the cards that were used longest ago. One in use is in its user's hands; were
-// it dropped, the next would find it in Slack.
+// forget drops the half of the cards that were used longest ago, but for those in use.
 func (s *Slack) forget() {
 	var times []time.Time
 	for _, c := range s.cards {
@@ -252,8 +258,9 @@ func (s *Slack) forget() {
 	}
 	middle := median(times)
 	for key, c := range s.cards {
-		if !c.used.After(middle) {
+		if !c.used.After(middle) && c.mu.TryLock() {
 			delete(s.cards, key)
+			c.mu.Unlock()
 		}
 	}
 }
@@ -306,7 +313,14 @@ func (s *Slack) lost(c *postedCard, channel, incident string) {
 	clear(c.posted)
 }
 
-// learn takes up what a notice tells, unless more is known.
+// hear takes up what a notice tells of a decision, unless more is known.
+func (c *postedCard) hear(d *contract.DecisionState) {
+	if d != nil && len(d.History) >= len(c.decisions[d.ID].History) {
+		c.decisions[d.ID] = *d
+	}
+}
+
+// learn takes up the state that a notice tells, unless a newer one is known.
 func (c *postedCard) learn(n contract.Notice) {
 	if n.State != nil && (c.state == nil || !n.State.UpdatedAt.Before(c.state.UpdatedAt)) {
 		c.state = n.State
@@ -314,25 +328,24 @@ func (c *postedCard) learn(n contract.Notice) {
 	if n.Group != nil && (c.group == nil || !n.Group.UpdatedAt.Before(c.group.UpdatedAt)) {
 		c.group = n.Group
 	}
-	if d := n.Decision; d != nil && len(d.History) >= len(c.decisions[d.ID].History) {
-		c.decisions[d.ID] = *d
-	}
 }
 
 // show brings the card's message up to date, or posts it. What is shown never goes back in time.
 func (s *Slack) show(ctx context.Context, c *postedCard, channel string, n contract.Notice) error {
+	c.hear(n.Decision)
 	v := versionOf(n)
 	stateless := n.State == nil && n.Group == nil
 	if c.ts != "" {
+		same := v.key == c.shown.key && (stateless || v.at.Equal(c.shown.at))
 		switch {
+		case same && (len(n.Unreached) == 0 || c.posted[carriedKey(n)]):
+			return nil // it shows this notice
 		case !stateless && v.older(c.shown):
 			return nil
 		case stateless && c.state == nil && c.group == nil:
 			return nil // the message shows more than is known here
 		case stateless && c.known().Before(c.shown.at):
 			return nil // another worker's message is newer than what is known here
-		case !stateless && v.key == c.shown.key && v.at.Equal(c.shown.at) && (len(n.Unreached) == 0 || c.posted[carriedKey(n)]):
-			return nil // it shows this notice
 		}
 	}
 	c.learn(n)

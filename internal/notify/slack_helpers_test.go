@@ -103,7 +103,7 @@ func newWorkspace(t *testing.T) *workspace {
 		Channels:  map[contract.Audience]string{contract.OnCall: pages, contract.Findings: findings},
 		Approvers: map[string][]string{"ml-leads": {"U0ADA"}},
 		Links:     Links{Console: "https://flyball.example", TemporalUI: "https://temporal.example", Namespace: "prod"},
-		People:    w.people, API: server.API(), HTTP: &http.Client{Timeout: time.Second},
+		People:    w.people, API: server.API(), HTTP: &http.Client{Timeout: 10 * time.Second},
 		Decision: func(_ context.Context, id string) (contract.DecisionState, error) {
 			if w.away != nil {
 				return contract.DecisionState{}, w.away

@@ -256,6 +256,30 @@ func TestSlackFindingBecomesAPage(t *testing.T) {
 	require.True(t, w.Thread(pages, w.Messages(pages)[1].TS)[0].Broadcast)
 }
 
+// A decision's own notice knows nothing of its incident. Where nobody here does, the card stays as it is and
+// the thread tells; what the notice told of the decision is on the card once the incident says more.
+func TestSlackDecisionAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	state, question, _ := asked(incidentState(opened))
+	require.NoError(t, w.slack(t).Post(t.Context(), notice(contract.NoticeOpened, 1, incidentState(opened))))
+	s := w.slack(t)
+	question.State = nil
+	require.NoError(t, s.Post(t.Context(), question))
+	card := w.Messages(pages)
+	require.Zero(t, card[0].Edits)
+	require.Len(t, w.Thread(pages, card[0].TS), 1)
+	require.NoError(t, s.Post(t.Context(), notice(contract.NoticeUpdated, 1, state)))
+	require.Contains(t, string(w.Messages(pages)[0].Blocks), "Expected: cheaper calls")
+
+	// Where the state is known, the question is on the card at once.
+	w = newWorkspace(t)
+	s = w.slack(t)
+	require.NoError(t, s.Post(t.Context(), notice(contract.NoticeOpened, 1, incidentState(opened))))
+	require.NoError(t, s.Post(t.Context(), question))
+	require.Contains(t, string(w.Messages(pages)[0].Blocks), `"action_id":"approve"`)
+}
+
 // When the pager is away, Slack carries the page for it: it says so once, to everybody there, also when the
 // notice had been posted before that was known.
 func TestSlackStandsIn(t *testing.T) {

@@ -145,7 +145,7 @@ func (c card) incident(b *drawing, s contract.IncidentState) {
 		b.section(lastTime(*s.Previous))
 	}
 	c.questions(b, s)
-	b.section(decided(s))
+	b.section(decided(c.newest(s.Decisions)))
 	if s.Advice != "" && !closed {
 		b.section("Nothing more is proposed: " + sentence(s.Advice, 500))
 	}
@@ -359,9 +359,9 @@ func expectation(d contract.DecisionState) string {
 }
 
 // decided is what became of the other decisions, and who said so.
-func decided(s contract.IncidentState) string {
+func decided(decisions []contract.DecisionSummary) string {
 	var lines []string
-	for _, d := range s.Decisions {
+	for _, d := range decisions {
 		if d.Status == contract.AwaitingApproval {
 			continue
 		}

@@ -67,12 +67,11 @@ const (
 type slackChannel struct {
 	id string
 
-	mu       sync.Mutex
-	cards    map[string]string // message by incident
-	from     time.Time         // everything since then has been read; zero: nothing
-	until    time.Time         // of the newest message that was read, by Slack's clock
-	readAt   time.Time         // when the last read began, by ours
-	newestTS string
+	mu     sync.Mutex
+	cards  map[string]string // message by incident
+	from   time.Time         // everything since then has been read; zero: nothing
+	until  time.Time         // of the newest message that was read, by Slack's clock
+	readAt time.Time         // when the last read began, by ours
 }
 
 // find returns the message of the incident's card; empty when there is none.
@@ -99,15 +98,15 @@ func (ch *slackChannel) find(ctx context.Context, s *Slack, incident string, ope
 // lock.
 func (ch *slackChannel) readSince(ctx context.Context, s *Slack, since time.Time, covered bool) error {
 	began := time.Now()
+	if len(ch.cards) > maxCards { // what is forgotten has to be read again
+		ch.cards, ch.from, ch.until, covered = nil, time.Time{}, time.Time{}, false
+	}
 	oldest := since
 	if covered && ch.until.After(since) {
 		oldest = ch.until.Add(-settle)
 	}
 	request := &slack.GetConversationHistoryParameters{
 		ChannelID: ch.id, Oldest: stamp(oldest), Inclusive: true, Limit: pageSize, IncludeAllMetadata: true,
-	}
-	if len(ch.cards) > maxCards {
-		ch.cards = nil
 	}
 	for page := 0; ; page++ {
 		if page == maxPages {
