@@ -256,6 +256,57 @@ func TestSlackFindingBecomesAPage(t *testing.T) {
 	require.True(t, w.Thread(pages, w.Messages(pages)[1].TS)[0].Broadcast)
 }
 
+// The thread tells what is new in a sentence; the whole story, which notices carry as their text, is not
+// repeated there but for the report.
+func TestSlackReplies(t *testing.T) {
+	t.Parallel()
+	s := newWorkspace(t).slack(t)
+	state, question, d := asked(incidentState(opened))
+	closed := later(state, 47*time.Minute, func(s *contract.IncidentState) {
+		s.Phase, s.Reason, s.ClosedAt = contract.IncidentClosed, "cost and quality are back", s.Input.Opened.Add(47*time.Minute)
+	})
+	acted, nobody := d, d
+	acted.Status, acted.Share, acted.Reason = contract.Actuating, 0.5, "the treated calls are cheaper"
+	nobody.Status, nobody.Reason = contract.Expired, "nobody answered"
+	of := func(kind contract.NoticeKind, s contract.IncidentState, d *contract.DecisionState) contract.Notice {
+		n := notice(kind, 1, s)
+		n.Decision, n.Title, n.Text = d, "title", "**the whole story**"
+		return n
+	}
+	for _, c := range []struct {
+		n     contract.Notice
+		want  string
+		aloud bool
+	}{
+		{of(contract.NoticeReminder, state, nil), "⏰ Still open, and nobody has taken it on*\nA call costs 3.0 times", true},
+		{of(contract.NoticeEscalated, state, nil), "🔴 Now PAGE*\nA call costs 3.0 times", true},
+		{of(contract.NoticeClosed, closed, nil), "✅ Closed*\nCost and quality are back. It lasted 47m.", false},
+		{of(contract.NoticeActed, state, &acted), "⚙️ Downgrade to claude-3-sonnet: 50 % of the calls*\nThe treated calls are cheaper.", false},
+		{of(contract.NoticeDecided, state, &nobody), "Downgrade to claude-3-sonnet: expired*\nNobody answered.", false},
+		{question, "<@U0ADA>: answer on the message above until", false},
+		{of(contract.NoticeStep, state, nil), "*title*\n*the whole story*", false},
+		{of(contract.NoticeReport, state, nil), "*title*", false},
+	} {
+		r, told := s.reply(c.n, false)
+		require.True(t, told)
+		require.Equal(t, c.aloud, r.aloud, c.n.Kind)
+		raw, err := json.Marshal(r.blocks)
+		require.NoError(t, err)
+		require.NoError(t, slacktest.Validate(raw))
+		var shown any
+		require.NoError(t, json.Unmarshal(raw, &shown))
+		text := strings.Join(markup(shown), "\n")
+		require.Contains(t, text, c.want)
+		if c.n.State != nil && c.n.Kind != contract.NoticeStep && c.n.Kind != contract.NoticeReport {
+			require.NotContains(t, text, "the whole story")
+		}
+	}
+	for _, kind := range []contract.NoticeKind{contract.NoticeOpened, contract.NoticeUpdated} {
+		_, told := s.reply(of(kind, state, nil), false)
+		require.False(t, told, "the card tells it")
+	}
+}
+
 // A decision's own notice knows nothing of its incident. Where nobody here does, the card stays as it is and
 // the thread tells; what the notice told of the decision is on the card once the incident says more.
 func TestSlackDecisionAlone(t *testing.T) {

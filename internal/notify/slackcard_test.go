@@ -78,6 +78,8 @@ func cards() map[string]card {
 		}
 		group.Keys = append(group.Keys, k)
 	}
+	group.In, group.Joined = 502, 503
+	group = group.Shown()
 	all["group"] = card{
 		notice: contract.Notice{ID: group.ID, Incident: group.ID, Opened: noon}, group: &group, now: noon.Add(time.Minute), console: "https://flyball.example/#d4e5f6",
 	}

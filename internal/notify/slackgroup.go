@@ -11,9 +11,9 @@ import (
 // many draws the incident of many keys that fail together: one message, however many they are.
 func (c card) many(b *drawing, g contract.GroupState) {
 	closed := g.Phase == contract.IncidentClosed
-	in, resolved, parted := members(g.Keys)
-	b.header(fmt.Sprintf("%s %s · %s · %s", icon(g.Level, closed), level(g.Level, closed), g.Input.Cause, counted(len(g.Keys), "key")))
-	reason := cmp.Or(g.Reason, counted(len(g.Keys), "key")+" fail together")
+	in := members(g.Keys)
+	b.header(fmt.Sprintf("%s %s · %s · %s", icon(g.Level, closed), level(g.Level, closed), g.Input.Cause, counted(g.Joined, "key")))
+	reason := cmp.Or(g.Reason, counted(g.Joined, "key")+" fail together")
 	b.fallback += ": " + oneLine(reason, 300)
 	if closed {
 		b.section("*" + sentence(reason, 1000) + "* " + lasted(g.Input.Opened, g.ClosedAt))
@@ -22,12 +22,11 @@ func (c card) many(b *drawing, g contract.GroupState) {
 		b.section(c.unreached())
 		b.section(muted(g.Mute, c.now))
 	}
-	counts := []string{fmt.Sprintf("*Failing now*\n%s", counted(len(in), "key"))}
-	if resolved+parted > 0 {
-		counts = append(counts, fmt.Sprintf("*Left*\n%d resolved, %d with another cause", resolved, parted))
-	}
-	b.fields(counts)
-	b.section(listed(in))
+	b.fields([]string{
+		fmt.Sprintf("*Failing now*\n%s", counted(g.In, "key")),
+		fmt.Sprintf("*Left*\n%s, resolved or by another cause", counted(g.Joined-g.In, "key")),
+	})
+	b.section(listed(in, g.In))
 	b.section(cause(g.Steps, g.Evidence, closed))
 	if !closed {
 		c.taken(b, g.ID, g.Acknowledged, g.Mute)
@@ -35,30 +34,25 @@ func (c card) many(b *drawing, g contract.GroupState) {
 	b.context(c.foot())
 }
 
-// members splits a group's keys into those that are in it and how many have left it by which way.
-func members(keys []contract.GroupKey) (in []contract.GroupKey, resolved, parted int) {
+// members are the keys that are in a group, as far as they are named.
+func members(keys []contract.GroupKey) (in []contract.GroupKey) {
 	for _, k := range keys {
-		switch {
-		case k.LeftAt.IsZero():
+		if k.LeftAt.IsZero() {
 			in = append(in, k)
-		case k.Left == contract.Parted:
-			parted++
-		default:
-			resolved++
 		}
 	}
-	return in, resolved, parted
+	return in
 }
 
-// listed names the first keys, and how many more there are.
-func listed(keys []contract.GroupKey) string {
+// listed names the first keys, and how many more of all there are.
+func listed(keys []contract.GroupKey, all int) string {
+	shown := min(len(keys), shownKeys)
 	var lines []string
-	for i, k := range keys {
-		if i == shownKeys {
-			lines = append(lines, fmt.Sprintf("• … and %d more: see the console", len(keys)-shownKeys))
-			break
-		}
-		lines = append(lines, fmt.Sprintf("• %s %s · %s", icon(k.Level, false), code(k.Key.String(), 120), sentence(k.Reason, 120)))
+	for _, k := range keys[:shown] {
+		lines = append(lines, fmt.Sprintf("• %s %s · %s", icon(k.Level, k.Well), code(k.Key.String(), 120), sentence(k.Reason, 120)))
+	}
+	if more := all - shown; shown > 0 && more > 0 {
+		lines = append(lines, fmt.Sprintf("• … and %d more: see the console", more))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -99,10 +99,13 @@ func sentence(s string, limit int) string { return ended(upper(strings.TrimSpace
 // words are a status or an action as people say it.
 func words[S ~string](s S) string { return strings.ReplaceAll(string(s), "_", " ") }
 
-// headline names an act: "downgrade to claude-3-sonnet".
+// headline names an act: "downgrade to claude-3-sonnet", "rollback of the search service".
 func headline(action, value string) string {
-	if value == "" {
+	switch {
+	case value == "":
 		return words(action)
+	case action == "rollback": // whose value is the service
+		return words(action) + " of " + value
 	}
 	return words(action) + " to " + value
 }

@@ -254,9 +254,13 @@ func (s *Slack) reply(n contract.Notice, fresh bool) (r slackReply, told bool) {
 		if fresh {
 			return r, false
 		}
-		title, text, r.aloud = "🔴 "+cmp.Or(title, "Now "+string(n.Level)), body(n.Text), true
+		title, text, r.aloud = "🔴 Now "+string(n.Level), brief(n), true
 	case contract.NoticeReminder:
-		title, text, r.aloud = "⏰ "+cmp.Or(title, "Still open, and nobody has taken it on"), body(n.Text), !fresh
+		title, text, r.aloud = "⏰ Still open, and nobody has taken it on", brief(n)+"\nAcknowledge it on the message above.", !fresh
+	case contract.NoticeClosed:
+		title, text = "✅ Closed", brief(n)
+	case contract.NoticeActed:
+		title, text = acted(n)
 	case contract.NoticeQuestion:
 		title, text, r.aloud = s.question(n, fresh)
 	case contract.NoticeDecided:
@@ -282,6 +286,32 @@ func (s *Slack) reply(n contract.Notice, fresh bool) (r slackReply, told bool) {
 	b.section(strings.TrimSpace("*" + strings.ReplaceAll(r.fallback, "*", "") + "*\n" + text))
 	r.blocks = b.blocks
 	return r, true
+}
+
+// brief is one sentence on how what the notice is about stands; the card above tells the rest.
+func brief(n contract.Notice) string {
+	switch {
+	case n.State != nil && n.State.Phase == contract.IncidentClosed:
+		return sentence(n.State.Reason, 700) + " " + lasted(n.State.Input.Opened, n.State.ClosedAt)
+	case n.State != nil:
+		return sentence(happened(*n.State), 700)
+	case n.Group != nil:
+		return sentence(n.Group.Reason, 700)
+	}
+	return body(n.Text)
+}
+
+// acted says what was put on, changed or taken off.
+func acted(n contract.Notice) (title, text string) {
+	d := n.Decision
+	if d == nil {
+		return "⚙️ " + oneLine(upper(n.Title), 300), body(n.Text)
+	}
+	share := "taken off"
+	if d.Share > 0 {
+		share = fmt.Sprintf("%.0f %% of the calls", d.Share*100)
+	}
+	return "⚙️ " + oneLine(upper(headline(d.Input.Proposal.Action, d.Input.Proposal.Value)), 300) + ": " + share, sentence(d.Reason, 700)
 }
 
 // body is a notice's text, at the length of a reply.
