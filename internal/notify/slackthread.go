@@ -260,7 +260,7 @@ func (s *Slack) reply(n contract.Notice, fresh bool) (r slackReply, told bool) {
 	case contract.NoticeClosed:
 		title, text = "✅ Closed", brief(n)
 	case contract.NoticeActed:
-		title, text = acted(n)
+		title, text = actedOn(n)
 	case contract.NoticeQuestion:
 		title, text, r.aloud = s.question(n, fresh)
 	case contract.NoticeDecided:
@@ -301,8 +301,8 @@ func brief(n contract.Notice) string {
 	return body(n.Text)
 }
 
-// acted says what was put on, changed or taken off.
-func acted(n contract.Notice) (title, text string) {
+// actedOn says what was put on, changed or taken off.
+func actedOn(n contract.Notice) (title, text string) {
 	d := n.Decision
 	if d == nil {
 		return "⚙️ " + oneLine(upper(n.Title), 300), body(n.Text)
