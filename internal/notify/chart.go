@@ -100,13 +100,21 @@ func Chart(b Breach) ([]byte, error) {
 
 func known(v float64) bool { return !math.IsNaN(v) }
 
-// smoothing is how many minutes one point looks at: a minute alone may hold few calls.
-const smoothing = 3
+// A point looks at its own minute, and at those before it as long as there are fewer samples than enough:
+// an incident opens within a minute or two, and what opened it must be seen.
+const (
+	enough    = 20
+	smoothing = 3 // minutes at most
+)
 
-// medians are the untreated calls' median cost in dollars and their median quality, at each minute of the
-// hour, of that minute and the two before it.
+// begins is the first minute of the picture; the last is the current, partial one.
+func (b Breach) begins() time.Time {
+	return b.Until.Truncate(time.Minute).Add(time.Minute - chartSpan)
+}
+
+// medians are the untreated calls' median cost in dollars and their median quality at each minute.
 func medians(b Breach) (cost, quality []float64) {
-	first := b.Until.Truncate(time.Minute).Add(-chartSpan)
+	first := b.begins()
 	n := int(chartSpan / time.Minute)
 	costs, scores := make([][]int16, n), make([][]int16, n)
 	for _, m := range b.Minutes {
@@ -117,16 +125,18 @@ func medians(b Breach) (cost, quality []float64) {
 		costs[i], scores[i] = append(costs[i], m.CostCodes...), append(scores[i], m.QualityCodes...)
 	}
 	for i := range n {
-		from := max(0, i-smoothing+1)
-		cost = append(cost, middle(costs[from:i+1], 5, func(code float64) float64 { return math.Exp(kpi.LnCost(code)) / 1e12 }))
-		quality = append(quality, middle(scores[from:i+1], 3, kpi.Score))
+		cost = append(cost, middle(costs[:i+1], 5, func(code float64) float64 { return math.Exp(kpi.LnCost(code)) / 1e12 }))
+		quality = append(quality, middle(scores[:i+1], 3, kpi.Score))
 	}
 	return cost, quality
 }
 
-// middle is the median of codes as a value; NaN when there are fewer than least.
+// middle is the median of the last minutes' codes as a value; NaN when there are fewer than least.
 func middle(minutes [][]int16, least int, value func(float64) float64) float64 {
-	codes := slices.Concat(minutes...)
+	var codes []int16
+	for n := 1; n <= min(smoothing, len(minutes)) && len(codes) < enough; n++ {
+		codes = append(codes, minutes[len(minutes)-n]...)
+	}
 	if len(codes) < least {
 		return math.NaN()
 	}
@@ -197,7 +207,7 @@ func (q panel) draw(p *charts.Painter, top int, b Breach) {
 	if q.limit > 0 {
 		p.DashedLineStroke([]charts.Point{{X: chartLeft, Y: y(q.limit)}, {X: right, Y: y(q.limit)}}, limitColor, 2.5, []float64{10, 8})
 	}
-	first := b.Until.Truncate(time.Minute).Add(-chartSpan)
+	first := b.begins()
 	if at := b.Opened.Sub(first).Minutes(); at >= 0 && at <= chartSpan.Minutes()-1 {
 		p.DashedLineStroke([]charts.Point{{X: x(at), Y: top}, {X: x(at), Y: top + panelHeight}}, faintColor, 2, []float64{3, 5})
 	}

@@ -27,7 +27,7 @@ func regression() Breach {
 			Key: testKey, CostBuckets: 40, LnCost: math.Log(0.0104e12), LnCostDev: 0.06, QualityBuckets: 40, Quality: 0.87, QualityDev: 0.012,
 		},
 	}
-	first := until.Truncate(time.Minute).Add(-chartSpan)
+	first := b.begins()
 	for i := range 60 {
 		m := kpi.Minute{Start: first.Add(time.Duration(i) * time.Minute), Arm: usage.None}
 		cost, quality := 0.0104*(1+0.06*math.Sin(float64(i)/3)), 0.87+0.01*math.Cos(float64(i)/4)
