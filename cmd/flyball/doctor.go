@@ -23,6 +23,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/devstack"
+	"github.com/flyball-dev/flyball/internal/notify"
 	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/workers"
@@ -100,7 +101,8 @@ type examination struct {
 	store    *clickhouse.Store
 	temporal client.Client
 	loop     *activities.Loop
-	flagged  bool // a flag was ordered, and so may be on
+	slack    *notify.Slack // nil: not configured
+	flagged  bool          // a flag was ordered, and so may be on
 }
 
 // doctor examines what the options name.
@@ -188,7 +190,8 @@ func (e *examination) configure(o doctorOptions) error {
 		if e.ingest == "" {
 			e.ingest = "http://" + c.Ingest.Listen
 		}
-		return nil
+		e.slack, err = (&system{config: c}).newSlack()
+		return err
 	}
 	a, err := devstack.ReadAddresses(o.state)
 	if err != nil {
@@ -219,6 +222,9 @@ func (e *examination) channels() []hop {
 	var hops []hop
 	if e.config.Notify.PagerDuty.On() {
 		hops = append(hops, hop{name: "PagerDuty", mend: "configured, not checked: its events API has no call that tells nobody anything"})
+	}
+	if e.slack != nil {
+		hops = append(hops, hop{"Slack knows the bot", "check notify.slack.bot_token; flyball slack manifest prints the app that it is of", e.slack.Check, exitAway})
 	}
 	return hops
 }

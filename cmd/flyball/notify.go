@@ -31,6 +31,9 @@ func (s *system) channels() map[string]notify.Channel {
 			RoutingKey: c.RoutingKey, ChangeRoutingKey: c.ChangeRoutingKey, API: c.API, Links: s.links(),
 		})
 	}
+	if s.slack != nil {
+		channels[string(config.ViaSlack)] = s.slack
+	}
 	return channels
 }
 
@@ -61,6 +64,9 @@ func (s *system) hooks() http.Handler {
 				return person.Name
 			},
 		}))
+	}
+	if s.slack != nil && c.Slack.SigningSecret != "" {
+		mux.Handle("POST "+notify.SlackHook, s.slack.Handler())
 	}
 	return mux
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/devstack"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
+	"github.com/flyball-dev/flyball/internal/notify"
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/redis"
@@ -37,6 +38,7 @@ type system struct {
 	store    *clickhouse.Store
 	redis    *redis.Client
 	policies *policy.Holder
+	slack    *notify.Slack // nil: not configured
 	book     *pricing.Book
 	door     *ingest.Door // to all that the front serves
 	ingest   *ingest.Ingest
@@ -112,6 +114,9 @@ func (s *system) loadFiles() error {
 	}
 	if s.book, err = loadBook(s.config.PriceBook); err != nil {
 		return err
+	}
+	if s.slack, err = s.newSlack(); err != nil {
+		return fmt.Errorf("notify.slack: %w", err)
 	}
 	s.door, err = s.openDoor()
 	return err

@@ -27,6 +27,10 @@ func dialTemporal(ctx context.Context, c config.Temporal, log *slog.Logger) (cli
 // runWorker works for Temporal until ctx ends. An error that may pass by itself, such as that of a namespace
 // which a new server has not made yet, carries the exit code of a service that is away.
 func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
+	listening, stop := context.WithCancel(ctx)
+	heard := make(chan struct{})
+	go func() { defer close(heard); s.listenToSlack(listening) }()
+	defer func() { stop(); <-heard }()
 	err := workers.Run(ctx, workers.Options{
 		Client: temporal, Namespace: s.config.Temporal.Namespace, Store: s.store, Flags: s.redis,
 		Policies: s.policies.Set, Logger: s.log, Tuning: s.config.Profile.Tuning(), StatusPages: s.config.StatusPages,

@@ -134,13 +134,14 @@ type DecisionSummary struct {
 	ExpiresAt time.Time    `json:"expires_at"`
 	ChangedAt time.Time    `json:"changed_at"`
 	Moves     int          `json:"moves"` // how many transitions this tells of; a lower one is old news
+	Approvers []string     `json:"approvers,omitempty"`
 }
 
 // Summary is the decision in one line.
 func (s DecisionState) Summary() DecisionSummary {
 	d := DecisionSummary{
 		ID: s.ID, Action: s.Input.Proposal.Action, Kind: s.Input.Proposal.Kind, Value: s.Input.Proposal.Value,
-		Status: s.Status, Reason: s.Reason, Share: s.Share, Effect: s.Effect, ExpiresAt: s.ExpiresAt, ChangedAt: s.ChangedAt, Moves: len(s.History),
+		Status: s.Status, Reason: s.Reason, Share: s.Share, Effect: s.Effect, ExpiresAt: s.ExpiresAt, ChangedAt: s.ChangedAt, Moves: len(s.History), Approvers: s.Input.Proposal.Approvers,
 		Acted: slices.ContainsFunc(s.History, func(t Transition) bool { return t.Share > 0 }),
 	}
 	if s.Verdict != nil {

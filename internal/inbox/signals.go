@@ -119,6 +119,15 @@ func (s *Signals) OpenIncidents(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
+// State asks a workflow for its state.
+func (s *Signals) State(ctx context.Context, id string, state any) error {
+	answer, err := s.temporal.QueryWorkflow(ctx, id, "", contract.State)
+	if err != nil {
+		return explain(id, err)
+	}
+	return answer.Get(state)
+}
+
 // runs reports, by its error, whether the workflow has ended. It needs no worker.
 func (s *Signals) runs(ctx context.Context, id string) error {
 	description, err := s.temporal.WorkflowService().DescribeWorkflowExecution(ctx, &workflowservice.DescribeWorkflowExecutionRequest{

@@ -37,6 +37,7 @@ var owners = map[string]string{
 	"github.com/redis/go-redis/v9":             "internal/redis",
 	"github.com/slack-go/slack":                "internal/notify",
 	"github.com/PagerDuty/go-pagerduty":        "internal/notify",
+	"github.com/go-analyze/charts":             "internal/notify",
 	"github.com/alicebob/miniredis/v2":         "internal/devstack",
 	"github.com/ebitengine/purego":             "cmd/chserve/chdb",
 	"go.opentelemetry.io/proto/otlp":           "internal/ingest",
