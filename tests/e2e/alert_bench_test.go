@@ -210,8 +210,8 @@ type post struct {
 	level detect.Level
 }
 
-// noticeLine is what the log channel writes.
-var noticeLine = regexp.MustCompile(`(?m)^time=(\S+) level=INFO .* notice=(\S+) id="?([^" ]+)"? .*level=(\S+)$`)
+// noticeLine is what a worker's log says of a notice.
+var noticeLine = regexp.MustCompile(`(?m)^time=(\S+) level=INFO .* notice=(\S+) id="?([^" ]+)"? .* level=(PAGE|INVESTIGATE)\b`)
 
 // posts are the notices of the worker so far. This is where a channel's own record of what it has
 // received takes the place of the log.

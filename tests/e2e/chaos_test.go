@@ -62,6 +62,7 @@ type chaos struct {
 	settings string
 	temporal client.Client
 	began    time.Time
+	looked   time.Time
 	strikes  map[string]int
 	verdicts map[string]string // by decision: approve, deny or nothing
 }
@@ -113,28 +114,31 @@ func (c *chaos) startWorker() {
 	c.workers.add(start(c.t, "flyball", "serve", "--role", "worker", "--config", c.settings))
 }
 
-// rage strikes again and again, each thing once at least, until the time is over, every key has an incident
-// and every question has been put to the person.
+// rage strikes again and again, each thing once at least, until the time is over and every key has put its
+// question to the person. After the first round there is time between two kills of the worker for the sweep,
+// whose heartbeat must be missed before another worker takes it up.
 func (c *chaos) rage(lasts time.Duration) {
 	c.until("the first incidents are open", 3*time.Minute, func() bool { return c.running(contract.Incident) > 0 })
 	pause := 4 * time.Second
-	if lasts > 0 {
-		pause = 12 * time.Second
-	}
 	next, rounds := time.Now(), 0
 	var left []string
 	c.until("the kills are over and every question is answered", lasts+10*time.Minute, func() bool {
 		c.live()
-		if len(left) == 0 {
-			if left = c.targets(); rounds > 0 && time.Since(c.began) > lasts && c.allAsked() {
-				return true
-			}
-			rounds++
-		}
-		if time.Now().After(next) {
+		over := time.Since(c.began) > lasts
+		switch {
+		case len(left) > 0 && time.Now().After(next):
 			c.strike(left[0])
 			left = left[1:]
 			next = time.Now().Add(pause/2 + rand.N(pause))
+		case len(left) > 0:
+		case rounds > 0 && over && c.allAsked():
+			return true
+		case rounds > 2 && over: // enough was killed; the person still waits for questions
+		default:
+			left = c.targets()
+			if rounds++; rounds > 1 {
+				pause = 15 * time.Second
+			}
 		}
 		return false
 	})
@@ -168,8 +172,13 @@ func (c *chaos) strike(what string) {
 	c.strikes[what]++
 }
 
-// live is what everybody else does: gateways obey the flags, and the person answers new questions.
+// live is what everybody else does, every three seconds: gateways obey the flags, and the person answers new
+// questions.
 func (c *chaos) live() {
+	if time.Since(c.looked) < 3*time.Second {
+		return
+	}
+	c.looked = time.Now()
 	var body struct{ Flags []flag }
 	if call(c.t.Context(), http.MethodGet, c.gateway+"/v1/flags", nil, &body) == nil {
 		routes := map[string]route{}
@@ -228,9 +237,17 @@ func (c *chaos) mend() {
 // in a hurry, each of them; the others resolve by themselves when their flag has been let go.
 func (c *chaos) settle(hurry bool) {
 	closed := map[string]bool{}
+	looked := time.Now()
 	c.until("nothing is open any more", 45*time.Minute, func() bool {
 		c.live()
-		for n, i := range c.incidents() {
+		if time.Since(looked) < 3*time.Second {
+			return false
+		}
+		looked = time.Now()
+		for _, i := range c.incidents() {
+			var n int
+			_, err := fmt.Sscanf(i.Key.Tenant, "bench-%d", &n)
+			require.NoError(c.t, err)
 			if i.State == string(contract.IncidentRecovering) && !closed[i.ID] && (hurry || n%2 == 0) {
 				loop := contract.AlertLoopID(usage.Key{Tenant: i.Key.Tenant, Model: i.Key.Model})
 				closed[i.ID] = c.say(loop, contract.Resolve, contract.ResolveRequest{Who: "chaos", Reason: "it is over"})
