@@ -122,7 +122,7 @@ func (c *chaos) rage(lasts time.Duration) {
 	pause := 4 * time.Second
 	next, rounds := time.Now(), 0
 	var left []string
-	c.until("the kills are over and every question is answered", lasts+10*time.Minute, func() bool {
+	c.until("the kills are over and every question is answered", lasts+20*time.Minute, func() bool {
 		c.live()
 		over := time.Since(c.began) > lasts
 		switch {
