@@ -118,7 +118,10 @@ func (c *chaos) startWorker() {
 // question to the person. After the first round there is time between two kills of the worker for the sweep,
 // whose heartbeat must be missed before another worker takes it up.
 func (c *chaos) rage(lasts time.Duration) {
-	c.until("the first incidents are open", 3*time.Minute, func() bool { return c.running(contract.Incident) > 0 })
+	c.until("the first incidents are open", 3*time.Minute, func() bool {
+		c.workers.last().alive()
+		return c.running(contract.Incident) > 0
+	})
 	pause := 4 * time.Second
 	next, rounds := time.Now(), 0
 	var left []string
@@ -179,6 +182,7 @@ func (c *chaos) live() {
 		return
 	}
 	c.looked = time.Now()
+	c.workers.last().alive() // each is killed and followed by the next at once
 	var body struct{ Flags []flag }
 	if call(c.t.Context(), http.MethodGet, c.gateway+"/v1/flags", nil, &body) == nil {
 		routes := map[string]route{}
