@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-loop clean
+.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ race: bin/gotestsum ## Run the tests of the concurrent packages under the race d
 	@mkdir -p bin/results
 	CGO_ENABLED=1 bin/gotestsum --format pkgname --jsonfile bin/results/race.json -- -race -short -timeout 14m $(racy)
 
-stability: ## Prove the loop stable in simulated time, and print the tables (two minutes of CPU)
+stability: ## Prove the loop stable in simulated time, and print the tables (two minutes of CPU); FLYBALL_DATA adds recorded traffic
 	go test ./tests/stability -count 1 -timeout 30m -v
 
 lint: bin/golangci-lint bin/workflowcheck ## Check style, import rules and the determinism of workflows
@@ -66,15 +66,15 @@ bench-ingest: engine ## Measure ingest: decode and price per format on one core,
 	FLYBALL_BENCH=1 go test ./tests/bench -run '^$$' -bench Ingest -benchtime 3x
 	FLYBALL_BENCH=1 go test ./tests/bench -run '^$$' -bench Storage -benchtime 1x
 
-bench-sweep: engine ## Measure a tick of the sweep at 1,000, 10,000 and 100,000 keys
+bench-sweep: engine ## Measure a tick of the sweep and its memory at 1,000, 10,000 and 100,000 keys
 	FLYBALL_BENCH=1 go test -p 1 ./internal/clickhouse ./activities -run '^$$' -bench 'Sweep|Tick' -benchtime 20x
 
 bench-query: engine ## Measure dashboard queries and compaction at the shape of 10 million calls a day
 	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Query -benchtime 200x -timeout 30m
 	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Compact -benchtime 1x -timeout 30m
 
-bench-loop: engine ## Measure the whole loop, from span to incident, and what an idle Flyball takes
-	FLYBALL_BENCH=loop go test -tags e2e -count 1 -timeout 60m -v -run Bench ./tests/e2e/...
+bench-alert: engine ## Measure detection on the real stack over 100 injections of each fault (FLYBALL_BENCH_N), what an idle Flyball takes, and actions of Temporal
+	FLYBALL_BENCH=alert go test -tags e2e -count 1 -timeout 90m -v -run Bench ./tests/e2e/...
 
 clean: ## Remove what was built and fetched; the state in .flyball stays
 	rm -rf bin cmd/chserve/engine/node_modules

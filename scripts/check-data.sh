@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Replays real traces through a running Flyball and checks that what ClickHouse then holds is exact, to the
 # token: the Azure code trace twice under one run name, and the Mooncake trace with its cache hits. Before that,
-# counts every recorded provider response again and compares the price book with others' price files (tests/data).
+# counts every recorded provider response again and compares the price book with others' price files (tests/data),
+# and prints how often two weeks of the traces, nothing being wrong, page and investigate (tests/stability).
 #
 #   scripts/check-data.sh [DATA]      DATA holds traces/, cassettes/ and prices/; the default is ../shared/data
 #
@@ -17,6 +18,7 @@ for file in "$azure" "$mooncake"; do
 done
 
 FLYBALL_DATA=$data FLYBALL=$PWD/bin/flyball go test -count=1 -v ./tests/data
+FLYBALL_DATA=$data go test -count=1 -v -run TestRecordedTraffic ./tests/stability
 
 state=$(mktemp -d)
 up=

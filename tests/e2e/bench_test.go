@@ -19,48 +19,37 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBenchLoop prints how fast the whole loop is on this machine: rows one to four of the design's
-// targets, and what an idle Flyball takes. It asserts no figure: machines are noisy. FLYBALL_BENCH_N
-// sets the number of injections.
-func TestBenchLoop(t *testing.T) {
-	if os.Getenv("FLYBALL_BENCH") != "loop" {
-		t.Skip("a benchmark: make bench-loop")
+// TestBenchAlert prints how fast detection is on this machine under the product's own profile: rows one to
+// four of the design's targets, over many injections, and what idle keys and incidents cost in actions of
+// Temporal. It asserts no figure: machines are noisy. FLYBALL_BENCH_N is the number of injections
+// of each kind.
+func TestBenchAlert(t *testing.T) {
+	if os.Getenv("FLYBALL_BENCH") != "alert" {
+		t.Skip("a benchmark: make bench-alert")
 	}
-	n := 5
+	n := 100
 	if v, err := strconv.Atoi(os.Getenv("FLYBALL_BENCH_N")); err == nil && v > 0 {
 		n = v
 	}
-	idle(t)
-
-	s := up(t, filepath.Join(t.TempDir(), "state"), "--port-base", freeBase(t))
-	s.until("the key has fresh telemetry", 2*time.Minute, func() bool {
-		calls, _ := s.number("SELECT sum(requests) FROM kpi_1m WHERE tenant_id='%s' AND requested_model='%s' AND minute >= now() - 120", tenant, model)
-		return calls > 200
-	})
+	b := newAlertBench(t, n)
+	visible := b.visibility(200)
+	b.quiet(min(3*time.Minute, time.Duration(n)*10*time.Second))
+	b.run()
 	table := tabwriter.NewWriter(t.Output(), 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "what\tn\tp50 s\tp95 s\tp99 s\tworst s\t")
-	row := func(what string, seconds []float64) {
-		fmt.Fprintf(table, "%s\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\n", what, len(seconds), nearest(seconds, 0.5), nearest(seconds, 0.95), nearest(seconds, 0.99), nearest(seconds, 1))
+	fmt.Fprintln(table, "what\tn\tp50 s\tp95 s\tp99 s\tworst s\tnot seen\t")
+	row := func(what string, seconds []float64, missed int) {
+		fmt.Fprintf(table, "%s\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t%d\t\n", what, len(seconds), nearest(seconds, 0.5), nearest(seconds, 0.95), nearest(seconds, 0.99), nearest(seconds, 1), missed)
 	}
-	row("span acknowledged → visible in kpi_1m", s.visibility(200))
-
-	var step, rule, runaway []float64
-	for range n {
-		began, opened := s.injectUntil("PAGE", "cost", "--factor", "3", "--quality", "0.8")
-		step = append(step, opened.Sub(began).Seconds())
-		rule = append(rule, s.ruleToInbox())
-		s.clear()
+	row("span acknowledged → visible in kpi_1m", visible, 0)
+	for _, kind := range b.kinds {
+		row(kind.name+" → "+string(kind.level)+" posted", kind.fromFault, kind.missed)
 	}
-	row("cost × 3, quality −20 %, 4 calls/s, all scored → incident in the inbox", step)
-	row("first tick at which the rule holds (and a tick before it) → incident in the inbox", rule)
-	for range n {
-		began, opened := s.injectUntil("INVESTIGATE", "volume", "--factor", "5")
-		runaway = append(runaway, opened.Sub(began).Seconds())
-		s.clear()
+	for _, kind := range b.kinds {
+		row("the rule holds on stored data → "+string(kind.level)+" posted: "+kind.name, kind.fromRule, kind.unexplained)
 	}
-	row("volume × 5 → INVESTIGATE in the inbox", runaway)
 	require.NoError(t, table.Flush())
-	t.Log("demo profile: holds of 5 s where the product has 20 s (PAGE) and 10 s (INVESTIGATE); minimums 20 costs and 10 scores")
+	b.printAside()
+	b.printActions()
 }
 
 // nearest is the nearest-rank quantile.
@@ -101,40 +90,11 @@ func (s *stack) visibility(n int) []float64 {
 	return seconds
 }
 
-// injectUntil starts a fault and returns when it began and when the inbox showed its incident.
-func (s *stack) injectUntil(level string, kind string, args ...string) (began, opened time.Time) {
-	s.t.Helper()
-	began = time.Now()
-	s.cli(append([]string{"chaos", kind, "--tenant", tenant, "--model", model, "--for", "10m"}, args...)...)
-	opened = s.until("an incident opens", 5*time.Minute, func() bool {
-		return slices.ContainsFunc(s.incidents(), func(i incident) bool { return i.Level == level && i.Key.Tenant == tenant && i.Key.Model == model })
-	})
-	return began, opened
-}
-
-// ruleToInbox is the time from a sweep's tick before the one that woke the key's loop, which is before
-// the first instant at which the rule held or up to a tick later, to now.
-func (s *stack) ruleToInbox() float64 {
-	s.t.Helper()
-	now := time.Now()
-	for _, i := range s.incidents() {
-		if i.Key.Tenant == tenant && i.Key.Model == model {
-			// The incident opens when the finding has held for 5 s since the loop's first signal.
-			return now.Sub(i.Opened.Add(-5 * time.Second).Add(-5 * time.Second)).Seconds()
-		}
+// TestBenchIdle prints what each process of a Flyball without traffic takes.
+func TestBenchIdle(t *testing.T) {
+	if os.Getenv("FLYBALL_BENCH") != "alert" {
+		t.Skip("a benchmark: make bench-alert")
 	}
-	return math.NaN()
-}
-
-// clear ends the fault and waits until nothing of it is left in the windows.
-func (s *stack) clear() {
-	s.t.Helper()
-	s.cli("chaos", "stop")
-	s.until("the incident resolves by itself", 15*time.Minute, func() bool { return len(s.incidents()) == 0 && len(s.flags()) == 0 })
-}
-
-// idle prints what each process of a Flyball without traffic takes.
-func idle(t *testing.T) {
 	s := up(t, filepath.Join(t.TempDir(), "idle"), "--port-base", freeBase(t), "--no-simulator")
 	pids := map[string]int{"flyball": s.cmd.Process.Pid, "chserve": s.child("chserve"), "temporald": s.child("temporald")}
 	before := map[string]float64{}

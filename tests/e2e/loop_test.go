@@ -278,7 +278,7 @@ func sayNo(t *testing.T, s *stack) {
 // worker runs as a process of its own here, so that its death is not the simulator's.
 func TestTheLoopClosesThroughKills(t *testing.T) {
 	s := up(t, filepath.Join(t.TempDir(), "state"), "--port-base", freeBase(t), "--no-worker")
-	configuration := s.workerConfig()
+	configuration := s.config("demo", s.redisSection())
 	worker := start(t, "flyball", "serve", "--role", "worker", "--config", configuration)
 	ledger := newLedger(s)
 	closeTheLoop(t, s, course{
@@ -306,17 +306,24 @@ func TestTheLoopClosesThroughKills(t *testing.T) {
 	}
 }
 
-// workerConfig writes the configuration of a worker that joins the stack.
-func (s *stack) workerConfig() string {
+// config writes the configuration of a process that joins the stack, with more sections of YAML.
+func (s *stack) config(profile string, sections ...string) string {
 	s.t.Helper()
 	a := s.addresses
-	at := strings.LastIndexByte(a.Redis, '@')
-	password := strings.TrimPrefix(a.Redis[:at], "redis://:")
-	text := fmt.Sprintf("profile: demo\nclickhouse: {url: %q, user: %q, password: %q, database: %q}\nredis: {addr: %q, password: %q}\ntemporal: {address: %q, namespace: default}\n",
-		a.ClickHouse.URL, a.ClickHouse.User, a.ClickHouse.Password, a.ClickHouse.Database, a.Redis[at+1:], password, strings.TrimPrefix(a.Temporal, "http://"))
-	path := filepath.Join(s.t.TempDir(), "worker.yaml")
-	require.NoError(s.t, os.WriteFile(path, []byte(text), 0o600))
-	return path
+	text := fmt.Sprintf("profile: %s\nclickhouse: {url: %q, user: %q, password: %q, database: %q}\ntemporal: {address: %q, namespace: default}\n%s\n",
+		profile, a.ClickHouse.URL, a.ClickHouse.User, a.ClickHouse.Password, a.ClickHouse.Database, strings.TrimPrefix(a.Temporal, "http://"), strings.Join(sections, "\n"))
+	file, err := os.CreateTemp(s.t.TempDir(), "*.yaml")
+	require.NoError(s.t, err)
+	defer file.Close()
+	_, err = file.WriteString(text)
+	require.NoError(s.t, err)
+	return file.Name()
+}
+
+// redisSection is the configuration of the stack's own Redis.
+func (s *stack) redisSection() string {
+	at := strings.LastIndexByte(s.addresses.Redis, '@')
+	return fmt.Sprintf("redis: {addr: %q, password: %q}", s.addresses.Redis[at+1:], strings.TrimPrefix(s.addresses.Redis[:at], "redis://:"))
 }
 
 // ledger sends spans of its own tenant all the time, each until it is acknowledged, some of them twice,

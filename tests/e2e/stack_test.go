@@ -319,6 +319,14 @@ func (s *stack) running(workflowType string) int {
 // child finds the process of an embedded engine by its program's name among the stack's descendants.
 func (s *stack) child(name string) int {
 	s.t.Helper()
+	pid, ok := s.findChild(name)
+	require.Truef(s.t, ok, "no such child: %s", name)
+	return pid
+}
+
+// findChild is child where the process may be away.
+func (s *stack) findChild(name string) (pid int, ok bool) {
+	s.t.Helper()
 	parents := map[int]int{}
 	names := map[int]string{}
 	entries, err := os.ReadDir("/proc")
@@ -343,10 +351,9 @@ func (s *stack) child(name string) int {
 		}
 		for up := pid; up > 1; up = parents[up] {
 			if up == s.cmd.Process.Pid {
-				return pid
+				return pid, true
 			}
 		}
 	}
-	require.FailNowf(s.t, "no such child", "%s", name)
-	return 0
+	return 0, false
 }

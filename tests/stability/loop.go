@@ -15,7 +15,7 @@ var key = usage.Key{Tenant: "t", Model: "usual"}
 
 // rules say what facts are and what is done about an incident: the policies.
 type rules struct {
-	alert    func(detect.Facts) detect.Level
+	alert    func(detect.Facts) detect.Verdict
 	act      func(policy.ActFacts) policy.Proposal
 	shortest bool // take the shortest window with the minimum samples, whatever its noise
 }
@@ -28,9 +28,10 @@ type loop struct {
 	limits   routing.Limits
 	holds    alert.Holds
 	base     detect.Baseline
-	level    detect.Level  // what the last sweep found
-	finding  *detect.Facts // the facts of the last level that was told, "no data" apart
-	told     *told         // nil: no alert loop runs
+	verdict  detect.Verdict // what the last sweep found
+	finding  *detect.Facts  // the facts of the last level that was told, "no data" apart
+	rule     string         // that said that level
+	told     *told          // nil: no alert loop runs
 	alert    alert.State
 	incident *incident
 	act      *act
@@ -62,7 +63,7 @@ func (l *loop) later(carry func()) {
 func simulate(p params, seed uint64, rule rules, length time.Duration) result {
 	l := &loop{
 		plant: newPlant(p, rand.New(rand.NewPCG(seed, 1))), rules: rule, limits: routing.DefaultLimits, holds: alert.DefaultHolds,
-		level: detect.None, res: result{params: p, detected: -1},
+		verdict: detect.Verdict{Level: detect.None}, res: result{params: p, detected: -1},
 	}
 	l.base = l.baseline(l.limits.Minimums)
 	if rule.shortest { // without the spread of single calls no window is known to be too noisy
@@ -126,30 +127,31 @@ func (l *loop) sweep(now time.Time) *alert.Fact {
 	if l.fresh {
 		l.fresh = false
 		facts = detect.Assemble(o, l.base, l.limits.Minimums, active)
-		l.level = detect.None
+		l.verdict = detect.Verdict{Level: detect.None}
 		if l.told != nil || detect.Candidate(facts) {
-			l.level = l.rules.alert(facts)
+			l.verdict = l.rules.alert(facts)
 		}
 	}
-	up := l.level == detect.Page || l.level == detect.Investigate
+	level := l.verdict.Level
+	up := level == detect.Page || level == detect.Investigate
 	switch {
 	case l.told == nil && !up:
 		return nil
-	case l.told != nil && (l.level == l.told.level || l.level == detect.Inconclusive) && now.Sub(l.told.at) < time.Minute:
+	case l.told != nil && (level == l.told.level || level == detect.Inconclusive) && now.Sub(l.told.at) < time.Minute:
 		return nil
 	}
 	if facts.Tenant == "" {
 		facts = detect.Assemble(o, l.base, l.limits.Minimums, active)
 	}
-	if l.level != detect.Inconclusive {
-		l.finding = &facts
+	if level != detect.Inconclusive {
+		l.finding, l.rule = &facts, l.verdict.Rule
 	}
-	if l.told == nil || l.level != detect.Inconclusive {
-		l.fresh = l.fresh || l.told == nil || l.told.level != l.level // the next tick is judged from another level
-		l.told = &told{level: l.level}
+	if l.told == nil || level != detect.Inconclusive {
+		l.fresh = l.fresh || l.told == nil || l.told.level != level // the next tick is judged from another level
+		l.told = &told{level: level}
 	}
 	l.told.at = now
-	return &alert.Fact{Tick: l.ticks, EvaluatedAt: epoch.Add(l.watermark), Level: l.level}
+	return &alert.Fact{Tick: l.ticks, EvaluatedAt: epoch.Add(l.watermark), Level: level}
 }
 
 // advance steps the alert and carries out what follows.
@@ -256,6 +258,7 @@ type deed struct {
 type result struct {
 	params
 	faulty, quiet time.Duration // simulated: in a fault that pages and its grace, and outside
+	incidents     []raised
 	pages         []time.Duration
 	falsePages    int           // outside a fault that pages and its grace
 	detected      time.Duration // from the fault's start to the page, or the incident where none is due; −1: never
@@ -264,8 +267,16 @@ type result struct {
 	let           bool // an act has ended since the last page or act
 }
 
+// raised is an incident that opened, or rose to a PAGE, and the rule that said so.
+type raised struct {
+	at    time.Duration
+	level detect.Level
+	rule  string
+}
+
 // raised records an incident that opens at a level, or rises to it.
 func (l *loop) raised(level detect.Level) {
+	l.res.incidents = append(l.res.incidents, raised{l.now, level, l.rule})
 	f := l.fault
 	due := f != nil && l.now >= f.start && l.now < f.end+grace
 	if due && l.res.detected < 0 && (level == detect.Page || !f.kind.pages()) {

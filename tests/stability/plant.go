@@ -53,6 +53,7 @@ type delivery struct {
 type count struct {
 	minute   int64
 	requests [arms]int64
+	tokens   tokens
 	spend    float64
 }
 

@@ -26,12 +26,12 @@ func shipped(t *testing.T) rules {
 	set, err := policy.Load(policies.Files)
 	require.NoError(t, err)
 	return rules{
-		alert: func(f detect.Facts) detect.Level {
+		alert: func(f detect.Facts) detect.Verdict {
 			v, err := set.Alert(f)
 			if err != nil {
 				panic(err)
 			}
-			return v.Level
+			return v
 		},
 		act: func(f policy.ActFacts) policy.Proposal {
 			p, err := set.Act(f)
@@ -47,7 +47,8 @@ func shipped(t *testing.T) rules {
 // the minimum samples: what the first line of false pages measures.
 func asWritten(t *testing.T) rules {
 	r := shipped(t)
-	r.alert, r.shortest = judgeAsWritten, true
+	r.alert = func(f detect.Facts) detect.Verdict { return detect.Verdict{Level: judgeAsWritten(f)} }
+	r.shortest = true
 	return r
 }
 
@@ -80,8 +81,8 @@ func size(t *testing.T) int {
 }
 
 // each runs n simulations on all cores and returns their results in order.
-func each(n int, run func(i int) result) []result {
-	out := make([]result, n)
+func each[T any](n int, run func(i int) T) []T {
+	out := make([]T, n)
 	var group sync.WaitGroup
 	for w := range runtime.GOMAXPROCS(0) {
 		group.Go(func() {

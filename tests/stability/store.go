@@ -28,9 +28,22 @@ const slots = 24
 type minute struct {
 	index    int64
 	requests [arms]int64
+	tokens   tokens
 	spend    float64
 	costs    [arms][]int16
 	scores   [arms][]int16
+}
+
+// tokens are sums over calls; the plant's calls have none, recorded ones do.
+type tokens struct{ input, output, cacheRead int64 }
+
+func (t *tokens) add(u tokens) {
+	t.input, t.output, t.cacheRead = t.input+u.input, t.output+u.output, t.cacheRead+u.cacheRead
+}
+
+// volume is what the tokens of so many requests are to the detector.
+func (t tokens) volume(requests int64) detect.Volume {
+	return detect.Volume{Requests: requests, InputTokens: t.input, OutputTokens: t.output, CacheRead: t.cacheRead}
 }
 
 // store is what has been stored of the key. Sweeps see it up to the watermark's minute; a rollout sees
@@ -62,7 +75,7 @@ func (s *store) minute(i int64) *minute {
 		for a := range arms {
 			m.costs[a], m.scores[a] = m.costs[a][:0], m.scores[a][:0]
 		}
-		m.index, m.requests, m.spend = i, [arms]int64{}, 0
+		m.index, m.requests, m.tokens, m.spend = i, [arms]int64{}, tokens{}, 0
 	}
 	return m
 }
@@ -80,6 +93,7 @@ func (s *store) addCount(c count) {
 	for a, n := range c.requests {
 		m.requests[a] += n
 	}
+	m.tokens.add(c.tokens)
 	m.spend += c.spend
 	s.fresh = true
 }
@@ -144,6 +158,7 @@ func (s *store) slide(w int, m *minute, by int32) {
 func (s *store) observe() (detect.Observation, bool) {
 	o := detect.Observation{Key: key}
 	current := s.current()
+	var recent, whole tokens
 	for back := range int64(detect.Windows[len(detect.Windows)-1]) {
 		m := s.kept(current - back)
 		if m == nil {
@@ -152,6 +167,10 @@ func (s *store) observe() (detect.Observation, bool) {
 		for _, n := range m.requests {
 			o.Whole.Requests += n
 		}
+		whole.add(m.tokens)
+		if back < 5 {
+			recent, o.Recent.Requests = whole, o.Whole.Requests
+		}
 		switch back {
 		case 0:
 			o.SpendLastPico = m.spend * detect.SpendScale(s.watermark%time.Minute)
@@ -159,6 +178,7 @@ func (s *store) observe() (detect.Observation, bool) {
 			o.SpendLastPico = math.Max(o.SpendLastPico, m.spend)
 		}
 	}
+	o.Whole, o.Recent = whole.volume(o.Whole.Requests), recent.volume(o.Recent.Requests)
 	var n int
 	for w := range detect.Windows {
 		c, q := &s.costs[w], &s.scores[w]
