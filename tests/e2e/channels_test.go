@@ -3,56 +3,64 @@
 package e2e
 
 import (
-	"sync"
+	"fmt"
 
-	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyball-dev/flyball/internal/notify/pagerdutytest"
+	"github.com/flyball-dev/flyball/internal/notify/slacktest"
 )
+
+// slackChannels are those for pages, findings and experiments.
+var slackChannels = []string{"C0000000001", "C0000000002", "C0000000003"}
 
 // channels are where a worker's notices go, and what has arrived there.
 type channels struct {
 	// sections is the worker's configuration of them.
 	sections []string
-	// exact says that a notice arrives once even when a worker is killed over it: a log cannot know what it
-	// has been told already.
-	exact bool
 	// fail makes them answer with errors, or well again.
 	fail func(on bool)
 	// pages and messages count what has opened, by incident.
 	pages, messages func() map[string]int
 }
 
-// workers are the processes that one worker has been, each until it was killed.
-type workers struct {
-	mu  sync.Mutex
-	all []*process
-}
-
-func (w *workers) add(p *process) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.all = append(w.all, p)
-}
-
-func (w *workers) last() *process {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.all[len(w.all)-1]
-}
-
-// logChannels are the workers' own logs, which every notice goes to.
-func (s *stack) logChannels(of *workers) channels {
-	opened := func() map[string]int {
-		of.mu.Lock()
-		defer of.mu.Unlock()
-		n := map[string]int{}
-		for _, p := range of.all {
-			for _, post := range readPosts(s.t, p.output()) {
-				if post.kind == contract.NoticeOpened {
-					n[post.id]++
+// fakeChannels are fakes of PagerDuty and of Slack that speak their wire formats.
+func (s *stack) fakeChannels() channels {
+	pagerDuty := pagerdutytest.New(s.t)
+	slack, err := slacktest.Listen("127.0.0.1:0", slackChannels...)
+	require.NoError(s.t, err)
+	s.t.Cleanup(slack.Close)
+	return channels{
+		sections: []string{fmt.Sprintf(`notify:
+  pagerduty: {routing_key: %s, api: %q}
+  slack: {bot_token: xoxb-test, app_token: xapp-test, channels: {on_call: %s, findings: %s, experiments: %s}, api: %q}`,
+			pagerdutytest.RoutingKey, pagerDuty.URL, slackChannels[0], slackChannels[1], slackChannels[2], slack.API())},
+		fail: func(on bool) {
+			if on {
+				pagerDuty.Always(&pagerdutytest.Answer{Status: 500})
+				slack.Fail(slacktest.Fault{Kind: slacktest.AcceptError, Times: 20}, slacktest.Fault{Kind: slacktest.ServerError, Times: -1})
+				return
+			}
+			pagerDuty.Always(nil)
+			slack.Fail()
+		},
+		pages: func() map[string]int {
+			n := map[string]int{}
+			for _, i := range pagerDuty.Incidents() {
+				n[i.DedupKey]++
+			}
+			return n
+		},
+		messages: func() map[string]int {
+			n := map[string]int{}
+			for _, channel := range slackChannels {
+				for _, m := range slack.Messages(channel) {
+					if m.Metadata != nil && m.Metadata.EventPayload["carried"] == nil { // a stand-in for another channel is not the card
+						n[fmt.Sprint(m.Metadata.EventPayload["incident"])]++
+					}
 				}
 			}
-		}
-		return n
+			return n
+		},
 	}
-	return channels{fail: func(bool) {}, pages: opened, messages: opened}
 }
