@@ -38,16 +38,16 @@ func newManyKeys(t *testing.T) *manyKeys {
 	g := &manyKeys{t: t, said: map[string][]any{}, gone: map[string]bool{}}
 	g.TestWorkflowEnvironment = newEnv(t, nil)
 	g.SetStartWorkflowOptions(startOptions(storm))
-	g.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) error {
+	g.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) (contract.PostResult, error) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if g.postErr != nil {
 			if err := g.postErr(); err != nil {
-				return err
+				return contract.PostResult{}, err
 			}
 		}
 		g.notices = append(g.notices, n)
-		return nil
+		return contract.PostResult{}, nil
 	})
 	g.OnActivity(telemetry.RecordGroup, anyArgs()...).Return(func(_ context.Context, s contract.GroupState) error {
 		g.mu.Lock()

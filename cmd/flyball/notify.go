@@ -66,7 +66,7 @@ func (s *system) hooks() http.Handler {
 		}))
 	}
 	if s.slack != nil && c.Slack.SigningSecret != "" {
-		mux.Handle("POST "+notify.SlackHook, s.slack.Handler())
+		mux.Handle("POST /hooks/slack", s.slack.Handler())
 	}
 	return mux
 }

@@ -210,12 +210,13 @@ SELECT
   quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[1], quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[2], quantilesExactLowArray(0.25, 0.5, 0.75)(quality_codes)[3],
   sum(requests), sum(cost_pico_usd), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
   sum(untreated), sum(outcomes), sum(good), sum(velocity_tokens), sum(velocity_ms),
+  if(arraySum(sumMap([at], [spent]).2 AS spends) > 0, greatest(15 / 14 * (15 * arraySum(x -> x * x, spends) / pow(arraySum(spends), 2) - 1), 0), 0),
   {built:DateTime64(3, 'UTC')}
 FROM (
   SELECT
-    toStartOfFifteenMinutes(minute) AS bucket, tenant_id, requested_model AS model,
+    toStartOfFifteenMinutes(minute) AS bucket, toUInt8(toMinute(minute) % 15) AS at, tenant_id, requested_model AS model,
     if(arm = 'treated', CAST([], 'Array(Int16)'), cost_codes) AS cost_codes, CAST([], 'Array(Int16)') AS quality_codes,
-    requests, cost_pico_usd, output_tokens, cache_read_tokens,
+    requests, cost_pico_usd, toFloat64(cost_pico_usd) AS spent, output_tokens, cache_read_tokens,
     uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens AS input_tokens,
     if(arm = 'treated', toUInt64(0), requests) AS untreated, toUInt64(0) AS outcomes, toUInt64(0) AS good,
     if(arm = 'treated', toInt64(0), velocity_tokens) AS velocity_tokens, if(arm = 'treated', toInt64(0), velocity_ms) AS velocity_ms
@@ -224,9 +225,9 @@ FROM (
     AND has({buckets:Array(UInt32)}, toUInt32(toStartOfFifteenMinutes(minute)))
   UNION ALL
   SELECT
-    toStartOfFifteenMinutes(minute), tenant_id, requested_model,
+    toStartOfFifteenMinutes(minute), toUInt8(0), tenant_id, requested_model,
     CAST([], 'Array(Int16)'), quality_codes,
-    toUInt64(0), toInt128(0), toInt64(0), toInt64(0), toInt64(0),
+    toUInt64(0), toInt128(0), toFloat64(0), toInt64(0), toInt64(0), toInt64(0),
     toUInt64(0), toUInt64(0), toUInt64(0), toInt64(0), toInt64(0)
   FROM quality_1m
   WHERE cohort = 'production' AND arm != 'treated' AND kind != 'human'
@@ -234,9 +235,9 @@ FROM (
     AND has({buckets:Array(UInt32)}, toUInt32(toStartOfFifteenMinutes(minute)))
   UNION ALL
   SELECT
-    toStartOfFifteenMinutes(minute), tenant_id, requested_model,
+    toStartOfFifteenMinutes(minute), toUInt8(0), tenant_id, requested_model,
     CAST([], 'Array(Int16)'), CAST([], 'Array(Int16)'),
-    toUInt64(0), toInt128(0), toInt64(0), toInt64(0), toInt64(0),
+    toUInt64(0), toInt128(0), toFloat64(0), toInt64(0), toInt64(0), toInt64(0),
     toUInt64(0), outcomes, good, toInt64(0), toInt64(0)
   FROM outcomes_1m
   WHERE cohort = 'production' AND arm != 'treated'
@@ -322,6 +323,7 @@ SELECT
   arrayReduce('quantileExactWeighted(0.5)', scores, qw),
   arrayReduce('quantileExactWeighted(0.5)', spend, cw) AS spend_m,
   arrayReduce('quantileExactWeighted(0.5)', arrayMap(x -> abs(log(x / spend_m)), spend), cw),
+  arrayReduce('quantileExactWeighted(0.5)', bursts, cw),
   arrayReduce('quantileExactWeighted(0.5)', calls, cw),
   arrayReduce('quantileExactWeighted(0.5)', completion, cw),
   arrayReduce('quantileExactWeighted(0.5)', cached, cw),
@@ -339,7 +341,8 @@ FROM (
     groupArrayIf(toInt64(cost_n), for_cost) AS costs, groupArrayIf(weight, for_cost) AS cw,
     groupArrayIf(toInt64(quality_q50), for_quality) AS quality, groupArrayIf(toInt64(if(quality_n < 4, 0, quality_q75 - quality_q25)), for_quality) AS quality_iqr,
     groupArrayIf(toInt64(quality_n), for_quality) AS scores, groupArrayIf(weight, for_quality) AS qw,
-    groupArrayIf(toFloat64(cost_pico_usd) / 15, for_cost) AS spend, groupArrayIf(toInt64(requests), for_cost) AS calls,
+    groupArrayIf(toFloat64(cost_pico_usd) / 15, for_cost) AS spend, groupArrayIf(spend_burst, for_cost) AS bursts,
+    groupArrayIf(toInt64(requests), for_cost) AS calls,
     groupArrayIf(if(input_tokens > 0, output_tokens / input_tokens, 0), for_cost) AS completion,
     groupArrayIf(if(input_tokens > 0, cache_read_tokens / input_tokens, 0), for_cost) AS cached,
     groupArrayIf(good / untreated, for_outcomes) AS rates, groupArrayIf(toInt64(untreated), for_outcomes) AS untreated_calls,
@@ -378,7 +381,7 @@ func (s *Store) computeBaselines(ctx context.Context, q baselineQuery) (map[usag
 			costBuckets, cost, costMAD, costIQR, costs              int64 // medians and spreads in codes
 			qualityBuckets, quality, qualityMAD, qualityIQR, scores int64
 			requests                                                int64
-			spend, spendMAD, completion, cached                     float64
+			spend, spendMAD, burst, completion, cached              float64
 			outcomeBuckets, untreated                               int64
 			rate, rateMAD                                           float64
 			velocityBuckets                                         int64
@@ -386,7 +389,7 @@ func (s *Store) computeBaselines(ctx context.Context, q baselineQuery) (map[usag
 		)
 		if err := rows.Scan(&b.Key.Tenant, &b.Key.Model, &costBuckets, &cost, &costMAD, &costIQR, &costs,
 			&qualityBuckets, &quality, &qualityMAD, &qualityIQR, &scores,
-			&spend, &spendMAD, &requests, &completion, &cached,
+			&spend, &spendMAD, &burst, &requests, &completion, &cached,
 			&outcomeBuckets, &rate, &rateMAD, &untreated, &velocityBuckets, &velocity, &velocityMAD); err != nil {
 			return nil, err
 		}
@@ -396,7 +399,7 @@ func (s *Store) computeBaselines(ctx context.Context, q baselineQuery) (map[usag
 			b.CostBucketN = float64(costs)
 			b.SpendPerMinute = spend
 			b.RequestsPerMin = float64(requests) / bucketLength.Minutes()
-			b.Completion, b.CacheHit = completion, cached
+			b.SpendBurst, b.Completion, b.CacheHit = burst, completion, cached
 		}
 		if b.CostBuckets > 1 {
 			b.LnCostDev = sdPerMAD * kpi.LnCost(deviation(costMAD))
@@ -442,6 +445,7 @@ var baselinesTable = table{"baselines", []column{
 	{"quality_bucket_n", "Float64"},
 	{"spend_per_minute_pico", "Float64"},
 	{"spend_dev", "Float64"},
+	{"spend_burst", "Float64"},
 	{"requests_per_minute", "Float64"},
 	{"completion_ratio", "Float64"},
 	{"cache_hit_rate", "Float64"},
@@ -465,7 +469,7 @@ func (s *Store) insertBaselines(ctx context.Context, slot, at time.Time, baselin
 			slot, b.Key.Tenant, b.Key.Model, cmp.Or(b.Version, version),
 			uint32(b.CostBuckets), b.LnCost, b.LnCostDev, b.LnCostSD, b.CostBucketN,
 			uint32(b.QualityBuckets), b.Quality, b.QualityDev, b.QualitySD, b.QualityBucketN,
-			b.SpendPerMinute, b.SpendDev, b.RequestsPerMin, b.Completion, b.CacheHit,
+			b.SpendPerMinute, b.SpendDev, b.SpendBurst, b.RequestsPerMin, b.Completion, b.CacheHit,
 			uint32(b.OutcomeBuckets), b.OutcomeRate, b.OutcomeDev, b.OutcomeBucketN,
 			uint32(b.VelocityBuckets), b.Velocity, b.VelocityDev, b.LeastCalls,
 		}
@@ -480,7 +484,7 @@ func (s *Store) Baselines(ctx context.Context, slot time.Time) (map[usage.Key]de
   tenant_id, model, slot, version,
   toInt64(cost_buckets), ln_cost, ln_cost_dev, ln_cost_sd, cost_bucket_n,
   toInt64(quality_buckets), quality, quality_dev, quality_sd, quality_bucket_n,
-  spend_per_minute_pico, spend_dev, requests_per_minute, completion_ratio, cache_hit_rate,
+  spend_per_minute_pico, spend_dev, spend_burst, requests_per_minute, completion_ratio, cache_hit_rate,
   toInt64(outcome_buckets), outcome_rate, outcome_dev, outcome_bucket_n,
   toInt64(velocity_buckets), velocity, velocity_dev, least_calls
 FROM baselines FINAL
@@ -497,7 +501,7 @@ WHERE slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC'
 		if err := rows.Scan(&b.Key.Tenant, &b.Key.Model, &b.Slot, &b.Version,
 			&costBuckets, &b.LnCost, &b.LnCostDev, &b.LnCostSD, &b.CostBucketN,
 			&qualityBuckets, &b.Quality, &b.QualityDev, &b.QualitySD, &b.QualityBucketN,
-			&b.SpendPerMinute, &b.SpendDev, &b.RequestsPerMin, &b.Completion, &b.CacheHit,
+			&b.SpendPerMinute, &b.SpendDev, &b.SpendBurst, &b.RequestsPerMin, &b.Completion, &b.CacheHit,
 			&outcomeBuckets, &b.OutcomeRate, &b.OutcomeDev, &b.OutcomeBucketN,
 			&velocityBuckets, &b.Velocity, &b.VelocityDev, &b.LeastCalls); err != nil {
 			return nil, fmt.Errorf("reading a baseline: %w", err)

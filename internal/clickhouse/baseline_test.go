@@ -45,6 +45,16 @@ type bucketFacts struct {
 	requests, pico, input, output, cached int64
 	untreated, outcomes, good             int64
 	streamed, streaming                   int64 // tokens and milliseconds after the first token
+	minutes                               [15]float64
+}
+
+// burst is the variance of the minutes' spends, with Bessel's correction, relative to their mean squared.
+func (f *bucketFacts) burst() float64 {
+	mean, variance := float64(f.pico)/15, 0.0
+	for _, spend := range f.minutes {
+		variance += (spend - mean) * (spend - mean) / 14
+	}
+	return variance / (mean * mean)
 }
 
 // usual computes baselines in plain Go over the same facts.
@@ -90,6 +100,7 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 		for _, b := range of(p.Key(), p.Timestamp) {
 			b.requests++
 			b.pico += int64(p.Cost)
+			b.minutes[p.Timestamp.Minute()%15] += float64(p.Cost)
 			b.input += p.Tokens.Input()
 			b.output += p.Tokens.Output
 			b.cached += p.Tokens.CacheRead
@@ -187,6 +198,7 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 			b.SpendPerMinute, _ = median(which, func(f *bucketFacts) float64 { return float64(f.pico) / 15 })
 			_, b.SpendDev = median(which, func(f *bucketFacts) float64 { return math.Log(float64(f.pico) / 15) })
 			b.SpendDev *= 1.4826
+			b.SpendBurst, _ = median(which, (*bucketFacts).burst)
 			b.RequestsPerMin, _ = median(which, func(f *bucketFacts) float64 { return float64(f.requests) / 15 })
 			b.Completion, _ = median(which, func(f *bucketFacts) float64 { return float64(f.output) / float64(f.input) })
 			b.CacheHit, _ = median(which, func(f *bucketFacts) float64 { return float64(f.cached) / float64(f.input) })
@@ -272,6 +284,7 @@ func sameBaselines(t *testing.T, want, got map[usage.Key]detect.Baseline) {
 			{&w.QualitySD, &g.QualitySD},
 			{&w.SpendPerMinute, &g.SpendPerMinute},
 			{&w.SpendDev, &g.SpendDev},
+			{&w.SpendBurst, &g.SpendBurst},
 			{&w.RequestsPerMin, &g.RequestsPerMin},
 			{&w.Completion, &g.Completion},
 			{&w.CacheHit, &g.CacheHit},

@@ -1,6 +1,9 @@
 package detect
 
-import "math"
+import (
+	"math"
+	"time"
+)
 
 // minNoise is the least noise that a median of ln cost, or of quality as a share of its baseline, is
 // credited with: hours differ by more than sampling explains, and a zero deviation must not turn any
@@ -63,7 +66,7 @@ func Assemble(o Observation, b Baseline, min Minimums, active Level) Facts {
 	if v.Requests < int64(min.Cost) {
 		v = o.Whole
 	}
-	if v.InputTokens > 0 && v.Requests >= int64(min.Cost) {
+	if v.InputTokens > 0 && v.Requests >= int64(min.Cost) && b.CostBuckets >= min.Buckets {
 		if b.Completion > 0 {
 			f.CompletionKnown = true
 			f.Completion = float64(v.OutputTokens) / float64(v.InputTokens)
@@ -225,10 +228,13 @@ func noise(dev, sd, bucketN float64, buckets, n int, floor float64) float64 {
 
 // spendSigmas scales the excess spend a minute by its noise, that of the shortest time it is read from:
 // the calls in it are a Poisson count with lognormal costs, so the relative variance of their sum is (1+cv²)/n, with
-// cv² = exp(sd²)−1, beside what differs from hour to hour.
+// cv² = exp(sd²)−1, beside what differs from hour to hour. Real tenants' calls come in bursts, so that where the
+// minutes of their quarter-hours differ by more than that, they say how much; a shorter time differs by as much more
+// as it is shorter.
 func spendSigmas(last float64, b Baseline) float64 {
 	n := max(b.RequestsPerMin*spendAfter.Minutes(), 1.0/60)
 	sampling := math.Exp(b.LnCostSD*b.LnCostSD) / n
+	sampling = max(sampling, b.SpendBurst*float64(time.Minute/spendAfter))
 	rel := math.Sqrt(sampling + b.SpendDev*b.SpendDev + minNoise*minNoise)
 	return (last/b.SpendPerMinute - 1) / rel
 }

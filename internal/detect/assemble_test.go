@@ -264,3 +264,18 @@ func TestOutcomeNoise(t *testing.T) {
 		require.InDelta(t, 0.92, math.Sqrt(squares/windows), 0.05, "%d calls: deviations are what they say", calls)
 	}
 }
+
+// Calls that come in bursts make runaway spend of a minute that steady calls would not: what the minutes of a usual
+// quarter of an hour show counts for the four times shorter time that spend is read from.
+func TestSpendComesInBursts(t *testing.T) {
+	t.Parallel()
+	sigmas := func(burst float64) float64 {
+		b := Baseline{CostBuckets: 12, SpendPerMinute: 1e9, RequestsPerMin: 300, LnCostSD: 0.5, SpendBurst: burst}
+		return Assemble(Observation{SpendLastPico: 5e9}, b, DefaultMinimums, None).SpendSigmas
+	}
+	poisson := math.Exp(0.25) / 75
+	require.InDelta(t, 4/math.Sqrt(poisson+minNoise*minNoise), sigmas(0), 1e-9)
+	require.InDelta(t, sigmas(0), sigmas(poisson/4), 1e-9, "calls that come one by one differ by no more than that")
+	require.InDelta(t, 4/math.Sqrt(4*0.16+minNoise*minNoise), sigmas(0.16), 1e-9)
+	require.Less(t, sigmas(0.16), 5.0, "and alert.yaml leaves it alone")
+}

@@ -117,6 +117,7 @@ type Baseline struct {
 	QualityBucketN  float64   `json:"quality_bucket_n"`
 	SpendPerMinute  float64   `json:"spend_per_minute_pico"` // weighted median of bucket spend / 15
 	SpendDev        float64   `json:"spend_dev"`             // MAD deviation of ln bucket spend per minute; 0 when unknown
+	SpendBurst      float64   `json:"spend_burst"`           // median relative variance of the minutes' spends within a bucket; 0 when unknown
 	RequestsPerMin  float64   `json:"requests_per_minute"`
 	Completion      float64   `json:"completion_ratio"` // output / input tokens; 0 when unknown
 	CacheHit        float64   `json:"cache_hit_rate"`

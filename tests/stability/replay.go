@@ -169,12 +169,14 @@ type bucket struct {
 	costs, scores []int16
 	requests      int64
 	spend         float64
+	minutes       [15]float64 // of spend
 	tokens
 }
 
 func (b *bucket) count(c recorded, cost float64) {
 	b.requests++
 	b.spend += cost
+	b.minutes[int(c.at%bucketLength/time.Minute)] += cost
 	b.tokens.add(c.tokens)
 }
 
@@ -184,6 +186,7 @@ type summary struct {
 	cost, qual quartiles
 	requests   float64
 	spend      float64 // a minute
+	burst      float64 // relative variance of the minutes' spends
 	completion float64
 	cached     float64
 }
@@ -207,9 +210,22 @@ func quartilesOf(codes []int16) quartiles {
 	return q
 }
 
+// burst is how much the minutes of a bucket differ in spend, as a relative variance.
+func burst(minutes [15]float64) float64 {
+	sum, squares := 0.0, 0.0
+	for _, spend := range minutes {
+		sum, squares = sum+spend, squares+spend*spend
+	}
+	if sum == 0 {
+		return 0
+	}
+	n := float64(len(minutes))
+	return max(n/(n-1)*(n*squares/(sum*sum)-1), 0)
+}
+
 // close is the bucket's summary; it is empty then for the next.
 func (b *bucket) close(start time.Duration) summary {
-	s := summary{start: start, cost: quartilesOf(b.costs), qual: quartilesOf(b.scores), requests: float64(b.requests), spend: b.spend / 15}
+	s := summary{start: start, cost: quartilesOf(b.costs), qual: quartilesOf(b.scores), requests: float64(b.requests), spend: b.spend / 15, burst: burst(b.minutes)}
 	if b.input > 0 {
 		s.completion, s.cached = float64(b.output)/float64(b.input), float64(b.cacheRead)/float64(b.input)
 	}
@@ -250,6 +266,7 @@ func usualOf(history []summary, ill map[int64]bool, now time.Duration, least det
 		b.CacheHit = median(of, func(s summary) float64 { return s.cached })
 		if len(of) > 1 {
 			b.LnCostDev = 1.4826 * kpi.LnCost(max(median(of, func(s summary) float64 { return math.Abs(s.cost.q50 - m) }), 0.5))
+			b.SpendBurst = median(of, func(s summary) float64 { return s.burst })
 			b.SpendDev = 1.4826 * median(of, func(s summary) float64 { return math.Abs(math.Log(s.spend / b.SpendPerMinute)) })
 		}
 	}

@@ -11,13 +11,15 @@ ALTER TABLE sweep_1m
 -- Of untreated calls, since another model streams at another speed.
 ALTER TABLE baseline_buckets
   ADD COLUMN IF NOT EXISTS velocity_tokens Int64 CODEC(T64, ZSTD(1)) AFTER good,
-  ADD COLUMN IF NOT EXISTS velocity_ms     Int64 CODEC(T64, ZSTD(1)) AFTER velocity_tokens;
+  ADD COLUMN IF NOT EXISTS velocity_ms     Int64 CODEC(T64, ZSTD(1)) AFTER velocity_tokens,
+  ADD COLUMN IF NOT EXISTS spend_burst     Float64 CODEC(ZSTD(1)) AFTER velocity_ms;
 
 ALTER TABLE baselines
   ADD COLUMN IF NOT EXISTS velocity_buckets UInt32,
   ADD COLUMN IF NOT EXISTS velocity         Float64,
   ADD COLUMN IF NOT EXISTS velocity_dev     Float64,
-  ADD COLUMN IF NOT EXISTS least_calls      Float64;
+  ADD COLUMN IF NOT EXISTS least_calls      Float64,
+  ADD COLUMN IF NOT EXISTS spend_burst      Float64;
 
 -- Dropped and created anew, for the reason that 0006 gives.
 DROP VIEW IF EXISTS sweep_1m_from_spans;
