@@ -169,7 +169,8 @@ func TestCheckProviderReadsComponents(t *testing.T) {
 	}
 	h := see("")
 	require.Equal(t, []runbook.Component{
-		{Name: "Chat Completions", Group: "APIs", Status: "operational"}, {Name: "Batch", Group: "APIs", Status: "operational"},
+		{Name: "Chat Completions", Group: "APIs", Status: "operational"},
+		{Name: "Batch", Group: "APIs", Status: "operational"},
 		{Name: "Login", Group: "ChatGPT", Status: "major_outage", Incident: "Nobody can log in"},
 	}, h.Components)
 	require.Equal(t, runbook.Clear, runbook.JudgeProvider(h).Status, "who cannot log in is not why calls fail")

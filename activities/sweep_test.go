@@ -66,6 +66,7 @@ func (f *fakeStore) Sweep(_ context.Context, q clickhouse.SweepQuery) ([]detect.
 func (f *fakeStore) Providers(context.Context, time.Time, time.Time) (map[usage.Key]string, error) {
 	return f.providers, f.providersErr
 }
+
 func (f *fakeStore) Arrived(context.Context, time.Time) (int64, error) { return f.arrived, f.sweepErr }
 
 func (f *fakeStore) Baselines(context.Context, time.Time) (map[usage.Key]detect.Baseline, error) {

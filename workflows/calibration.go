@@ -58,7 +58,7 @@ func newCalibration(ctx workflow.Context, in contract.CalibrationInput) (*calibr
 // first run, not a second one.
 func (c *calibration) run(ctx workflow.Context) (contract.CalibrationResult, error) {
 	for {
-		for c.receive(ctx) {
+		for c.receive() {
 		}
 		switch {
 		case c.wanted != nil && c.ran && workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx):
@@ -81,7 +81,7 @@ func (c *calibration) run(ctx workflow.Context) (contract.CalibrationResult, err
 }
 
 // receive takes one signal of those that wait.
-func (c *calibration) receive(ctx workflow.Context) bool {
+func (c *calibration) receive() bool {
 	var r contract.RecalibrateRequest
 	if !c.signals.ReceiveAsync(&r) {
 		return false

@@ -56,7 +56,7 @@ func newManyKeys(t *testing.T) *manyKeys {
 		return nil
 	})
 	g.OnActivity(telemetry.FindChanges, anyArgs()...).Return(contract.Changes{}, nil)
-	g.OnActivity(providers.CheckProvider, anyArgs()...).Return(func(_ context.Context, r contract.EvidenceRequest) (runbook.ProviderHealth, error) {
+	g.OnActivity(providers.CheckProvider, anyArgs()...).Return(func(context.Context, contract.EvidenceRequest) (runbook.ProviderHealth, error) {
 		return runbook.ProviderHealth{Provider: "anthropic", Indicator: "major", Description: "Elevated errors", Link: "https://status.example"}, nil
 	})
 	g.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, mock.Anything, mock.Anything).Return(

@@ -106,10 +106,10 @@ func newKeyIncident(t *testing.T) *keyIncident {
 		}
 		return contract.PostResult{}, nil
 	})
-	i.OnActivity("PastIncident", anyArgs()...).Return(func(context.Context, contract.EvidenceRequest) (*contract.PastIncident, error) {
+	i.OnActivity(telemetry.PastIncident, anyArgs()...).Return(func(context.Context, contract.EvidenceRequest) (*contract.PastIncident, error) {
 		return i.past, i.away
 	})
-	i.OnActivity("AttributeRise", anyArgs()...).Return(func(_ context.Context, r contract.EvidenceRequest) (runbook.Attribution, error) {
+	i.OnActivity(telemetry.AttributeRise, anyArgs()...).Return(func(context.Context, contract.EvidenceRequest) (runbook.Attribution, error) {
 		return runbook.Attribute(runbook.Times{Before: start.Add(-time.Hour), From: start, To: start.Add(time.Hour)}, []string{runbook.ByTemplate}, []runbook.Flow{
 			{Template: "rag-v3.2", Now: runbook.Traffic{Requests: 100, Cost: 10e12}, Before: runbook.Traffic{Requests: 100, Cost: 1e12}},
 			{Template: "chat", Now: runbook.Traffic{Requests: 100, Cost: 2e12}, Before: runbook.Traffic{Requests: 100, Cost: 1e12}},

@@ -33,8 +33,10 @@ func testAccepted(t *testing.T, s *Store) {
 				if tenant == "u" {
 					c, q = 1000, 0.9
 				}
-				spans = append(spans, usage.Span{TraceID: id, SpanID: id, TenantID: tenant, RequestedModel: "m", Model: "m", Timestamp: from, Cost: c, Priced: true,
-					Tokens: usage.Tokens{UncachedInput: 50, CacheRead: 50, Output: 20}})
+				spans = append(spans, usage.Span{
+					TraceID: id, SpanID: id, TenantID: tenant, RequestedModel: "m", Model: "m", Timestamp: from, Cost: c, Priced: true,
+					Tokens: usage.Tokens{UncachedInput: 50, CacheRead: 50, Output: 20},
+				})
 				if from.Second() == 0 {
 					scores = append(scores, usage.Quality{ID: tenant + id, TraceID: id, TenantID: tenant, Model: "m", Timestamp: from, Score: q, Kind: "judge"})
 				}

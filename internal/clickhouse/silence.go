@@ -44,9 +44,9 @@ FROM (
   GROUP BY tenant_id, model
   HAVING min(bucket) <= {settled:DateTime('UTC')}
 )`, []any{
-			ch.Named("at", at), ch.Named("buckets", buckets), ch.Named("half", half), ch.Named("first", first), ch.Named("last", last),
-			ch.Named("settled", at.Add(-historyForSilence)),
-		}
+		ch.Named("at", at), ch.Named("buckets", buckets), ch.Named("half", half), ch.Named("first", first), ch.Named("last", last),
+		ch.Named("settled", at.Add(-historyForSilence)),
+	}
 }
 
 func (s *Store) leastCalls(ctx context.Context, at time.Time) (map[usage.Key]float64, error) {

@@ -27,7 +27,9 @@ func TestNotifyOrder(t *testing.T) {
 		"pagerduty only": {"notify: {pagerduty: {routing_key: k1}}", []Channel{ViaPagerDuty}, nil, nil},
 		"its own": {
 			bothChannels + "  order: {on_call: [slack], findings: [slack, pagerduty], experiments: []}",
-			[]Channel{ViaSlack}, []Channel{ViaSlack, ViaPagerDuty}, nil,
+			[]Channel{ViaSlack},
+			[]Channel{ViaSlack, ViaPagerDuty},
+			nil,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -142,7 +142,8 @@ func (e *pagerDutyExchange) Do(r *http.Request) (*http.Response, error) {
 // askedPause reads a Retry-After header: seconds or a date; 0 where it says nothing.
 func askedPause(header string, now time.Time) time.Duration {
 	if seconds, err := strconv.Atoi(strings.TrimSpace(header)); err == nil {
-		return min(max(time.Duration(seconds), 0)*time.Second, maxAsked)
+		seconds = min(max(seconds, 0), int(maxAsked/time.Second))
+		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(header); err == nil {
 		return min(max(at.Sub(now), 0), maxAsked)

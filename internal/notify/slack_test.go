@@ -59,8 +59,11 @@ func TestSlackOneMessageForEachIncident(t *testing.T) {
 func TestSlackNeverDoubles(t *testing.T) {
 	t.Parallel()
 	kinds := []slacktest.Fault{
-		{Kind: slacktest.RateLimited, RetryAfter: 7}, {Kind: slacktest.ServerError}, {Kind: slacktest.Hang},
-		{Kind: slacktest.AcceptHang}, {Kind: slacktest.AcceptError},
+		{Kind: slacktest.RateLimited, RetryAfter: 7},
+		{Kind: slacktest.ServerError},
+		{Kind: slacktest.Hang},
+		{Kind: slacktest.AcceptHang},
+		{Kind: slacktest.AcceptError},
 	}
 	for _, fault := range kinds {
 		for _, method := range []string{"chat.postMessage", "chat.update", "conversations.history", "conversations.replies"} {

@@ -12,8 +12,8 @@ import (
 func (c card) many(b *drawing, g contract.GroupState) {
 	closed := g.Phase == contract.IncidentClosed
 	in := members(g.Keys)
-	b.header(fmt.Sprintf("%s %s · %s · %s", icon(g.Level, closed), level(g.Level, closed), g.Input.Cause, counted(g.Joined, "key")))
-	reason := cmp.Or(g.Reason, counted(g.Joined, "key")+" fail together")
+	b.header(fmt.Sprintf("%s %s · %s · %s", icon(g.Level, closed), level(g.Level, closed), g.Input.Cause, keys(g.Joined)))
+	reason := cmp.Or(g.Reason, keys(g.Joined)+" fail together")
 	b.fallback += ": " + oneLine(reason, 300)
 	if closed {
 		b.section("*" + sentence(reason, 1000) + "* " + lasted(g.Input.Opened, g.ClosedAt))
@@ -23,8 +23,8 @@ func (c card) many(b *drawing, g contract.GroupState) {
 		b.section(muted(g.Mute, c.now))
 	}
 	b.fields([]string{
-		fmt.Sprintf("*Failing now*\n%s", counted(g.In, "key")),
-		fmt.Sprintf("*Left*\n%s, resolved or by another cause", counted(g.Joined-g.In, "key")),
+		fmt.Sprintf("*Failing now*\n%s", keys(g.In)),
+		fmt.Sprintf("*Left*\n%s, resolved or by another cause", keys(g.Joined-g.In)),
 	})
 	b.section(listed(in, g.In))
 	b.section(cause(g.Steps, g.Evidence, closed))
@@ -57,9 +57,9 @@ func listed(keys []contract.GroupKey, all int) string {
 	return strings.Join(lines, "\n")
 }
 
-func counted(n int, what string) string {
+func keys(n int) string {
 	if n == 1 {
-		return "1 " + what
+		return "1 key"
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%d keys", n)
 }

@@ -213,24 +213,30 @@ func TestJudgeShift(t *testing.T) {
 				{RequestedModel: "mini", Before: calls(480, 100, 180), Now: calls(40, 100, 180)},
 				{RequestedModel: "large", Before: calls(120, 1000, 180), Now: calls(60, 1000, 180)},
 			},
-			Shift{Model: "large", Before: 0.2, Now: 0.6, SpendBefore: 120. / 168, SpendNow: 60. / 64, Known: true,
-				Text: "callers turned to large: 60 % of the calls against 20 % before, 94 % of the spend against 71 %"},
+			Shift{
+				Model: "large", Before: 0.2, Now: 0.6, SpendBefore: 120. / 168, SpendNow: 60. / 64, Known: true,
+				Text: "callers turned to large: 60 % of the calls against 20 % before, 94 % of the spend against 71 %",
+			},
 		},
 		"to a worse one": {
 			[]Flow{
 				{RequestedModel: "mini", Before: calls(60, 100, 100), Now: calls(90, 100, 100)},
 				{RequestedModel: "large", Before: calls(540, 100, 180), Now: calls(10, 100, 180)},
 			},
-			Shift{Model: "mini", Before: 0.1, Now: 0.9, SpendBefore: 0.1, SpendNow: 0.9, Known: true,
-				Text: "callers turned to mini: 90 % of the calls against 10 % before, 90 % of the spend against 10 %"},
+			Shift{
+				Model: "mini", Before: 0.1, Now: 0.9, SpendBefore: 0.1, SpendNow: 0.9, Known: true,
+				Text: "callers turned to mini: 90 % of the calls against 10 % before, 90 % of the spend against 10 %",
+			},
 		},
 		"to a new one": {
 			[]Flow{
 				{RequestedModel: "mini", Before: calls(100, 100, 180), Now: calls(50, 100, 180)},
 				{RequestedModel: "new", Now: calls(50, 900, 180)},
 			},
-			Shift{Model: "new", Now: 0.5, SpendNow: 0.9, Known: true,
-				Text: "callers turned to new: 50 % of the calls against 0 % before, 90 % of the spend against 0 %"},
+			Shift{
+				Model: "new", Now: 0.5, SpendNow: 0.9, Known: true,
+				Text: "callers turned to new: 50 % of the calls against 0 % before, 90 % of the spend against 0 %",
+			},
 		},
 		"its own calls became dearer": {
 			[]Flow{

@@ -9,14 +9,25 @@ import (
 func TestComponentsThatAnswerCalls(t *testing.T) {
 	t.Parallel()
 	for _, c := range []Component{
-		{Name: "Claude API (api.anthropic.com)"}, {Name: "Chat Completions"}, {Name: "Responses", Group: "APIs"}, {Name: "Batch", Group: "APIs"},
-		{Name: "API 服务 (API Service)"}, {Name: "Embeddings"}, {Name: "api.cohere.com"},
+		{Name: "Claude API (api.anthropic.com)"},
+		{Name: "Chat Completions"},
+		{Name: "Responses", Group: "APIs"},
+		{Name: "Batch", Group: "APIs"},
+		{Name: "API 服务 (API Service)"},
+		{Name: "Embeddings"},
+		{Name: "api.cohere.com"},
 	} {
 		require.True(t, c.Serves(), c.Name)
 	}
 	for _, c := range []Component{
-		{Name: "Claude Console (platform.claude.com)"}, {Name: "claude.ai"}, {Name: "Labs"}, {Name: "Playground"}, {Name: "Login", Group: "ChatGPT"},
-		{Name: "网页对话服务 (Web Chat Service)"}, {Name: "Capitals"}, {Name: ""},
+		{Name: "Claude Console (platform.claude.com)"},
+		{Name: "claude.ai"},
+		{Name: "Labs"},
+		{Name: "Playground"},
+		{Name: "Login", Group: "ChatGPT"},
+		{Name: "网页对话服务 (Web Chat Service)"},
+		{Name: "Capitals"},
+		{Name: ""},
 	} {
 		require.False(t, c.Serves(), c.Name)
 	}

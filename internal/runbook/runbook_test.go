@@ -104,7 +104,8 @@ func TestCauseIsWhatChecksFound(t *testing.T) {
 	t.Parallel()
 	plan := Plan(1)
 	done := []Done{
-		{Step: plan[0], Verdict: Verdict{Status: Clear}}, {Step: plan[1], Verdict: Verdict{Found, CauseProvider, ""}},
+		{Step: plan[0], Verdict: Verdict{Status: Clear}},
+		{Step: plan[1], Verdict: Verdict{Found, CauseProvider, ""}},
 		{Step: plan[4], Verdict: Verdict{Found, CauseSpike, ""}},
 	}
 	require.Equal(t, CauseProvider, Cause(done))

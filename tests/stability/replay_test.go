@@ -128,9 +128,9 @@ func readTrace(t *testing.T, path string) []recorded {
 func again(calls []recorded) iter.Seq[recorded] {
 	length := calls[len(calls)-1].at + calls[len(calls)-1].at/time.Duration(len(calls))
 	return func(yield func(recorded) bool) {
-		for round := time.Duration(0); ; round++ {
+		for begins := time.Duration(0); ; begins += length {
 			for _, c := range calls {
-				c.at += round * length
+				c.at += begins
 				if !yield(c) {
 					return
 				}
