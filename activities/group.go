@@ -67,10 +67,10 @@ type storms struct {
 }
 
 // providersEvery is how often the providers of the keys are read while keys fail together, and providersOver
-// the time that they are read from.
+// the time that they are read from: longer than a key is silent before that is a finding.
 const (
 	providersEvery = time.Minute
-	providersOver  = 15 * time.Minute
+	providersOver  = 30 * time.Minute
 )
 
 // observe notes a key that this tick has judged. One whose telemetry says nothing is not: no data is neither
@@ -174,8 +174,11 @@ func (s *sweep) gather(ctx context.Context, now time.Time) {
 		providers, err := s.Store.Providers(ctx, now.Add(-providersOver), now)
 		if err != nil {
 			s.Log.WarnContext(ctx, "the providers of keys that fail could not be read; the last known serve on", "error", err)
-		} else {
-			s.storms.providers = providers
+		} else { // a key that has fallen silent is served by nobody now, and fails by the one who did
+			if s.storms.Calm() || s.storms.providers == nil {
+				s.storms.providers = map[usage.Key]string{}
+			}
+			maps.Copy(s.storms.providers, providers)
 		}
 		s.storms.providersAt = now
 	}

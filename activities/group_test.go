@@ -145,6 +145,16 @@ func TestSweepGroupsWithoutKnowingProviders(t *testing.T) {
 	require.Equal(t, map[string]int{contract.GroupID("model:gpt-4o", now): 10, contract.GroupID("model:gpt-4o-mini", now): 10}, groupsOf(heard))
 }
 
+// Keys that fall silent are served by nobody any more.
+func TestSweepRemembersTheProvidersOfAStorm(t *testing.T) {
+	t.Parallel()
+	p, keys := fleet(t, 10)
+	failing, calm := each(keys, ill), each(keys, well)
+	require.Equal(t, map[string]int{openai(0): 16}, groupsOf(p.see(t, 0, append(failing[:16:16], calm[16:]...)...)))
+	p.store.providers = nil
+	require.Equal(t, map[string]int{openai(0): 20}, groupsOf(p.see(t, 70*time.Second, failing...)), "the last four join it")
+}
+
 // A loop that is open for nothing but a mute does not silence its tenant's pseudo-key.
 func TestSweepOfAMutedKey(t *testing.T) {
 	t.Parallel()

@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/flyball-dev/flyball/internal/alert"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -145,7 +146,7 @@ type OpenLoop struct {
 	Key   usage.Key
 	Level detect.Level
 	Group string // the incident of many keys that it is in, or was told to join
-	Muted bool   // it is open for nothing but a mute
+	Muted bool   // it has neither a finding nor an incident: it is open for a mute, or for a flag that it lends to another key's incident
 }
 
 // Tell gives a key's loop a finding. When start is set a loop that is not there is started; else gone
@@ -196,7 +197,7 @@ func (l *Loop) Open(ctx context.Context, known func(key usage.Key, state string)
 			state := listed(e, contract.AttrState)
 			if !known(key, state) {
 				loop := OpenLoop{Key: key, Muted: state == contract.StateMuted}
-				loop.Level, loop.Group = l.level(ctx, id, e)
+				l.ask(ctx, id, e, &loop)
 				open = append(open, loop)
 			}
 		}
@@ -206,25 +207,26 @@ func (l *Loop) Open(ctx context.Context, known func(key usage.Key, state string)
 	}
 }
 
-// level is the level that a loop holds, and the group that it is in.
-func (l *Loop) level(ctx context.Context, id string, seen *workflow.WorkflowExecutionInfo) (level detect.Level, group string) {
+// ask has a loop say the level that it holds, the group that it is in, and whether it is open for others only.
+func (l *Loop) ask(ctx context.Context, id string, seen *workflow.WorkflowExecutionInfo, loop *OpenLoop) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	answer, err := l.Client.QueryWorkflow(ctx, id, "", contract.State)
 	if err == nil {
 		var state contract.AlertLoopState
 		if err = answer.Get(&state); err == nil {
+			loop.Level, loop.Group = state.Alert.Level, state.Group
 			if contract.IsGroup(state.Incident) {
-				return state.Alert.Level, state.Incident
+				loop.Group = state.Incident
 			}
-			return state.Alert.Level, state.Group
+			loop.Muted = loop.Muted || state.Alert.Phase == alert.Quiet && state.Incident == ""
+			return
 		}
 	}
 	l.Log.InfoContext(ctx, "an alert loop did not say its level", "workflow", id, "error", err)
-	if level = detect.Level(listed(seen, contract.AttrSeverity)); !up(level) {
-		return detect.None, ""
+	if loop.Level = detect.Level(listed(seen, contract.AttrSeverity)); !up(loop.Level) {
+		loop.Level = detect.None
 	}
-	return level, ""
 }
 
 // listed is a search attribute that visibility knows; empty when it knows none.

@@ -329,7 +329,7 @@ func TestOpenListsLoopsWithTheirLevels(t *testing.T) {
 		},
 		answers: map[string]any{
 			id(opus): contract.AlertLoopState{Key: opus, Alert: alert.State{Level: detect.Page}},
-			id(odd):  contract.AlertLoopState{Key: odd, Alert: alert.State{Level: detect.None}},
+			id(odd):  contract.AlertLoopState{Key: odd, Alert: alert.State{Level: detect.None, Phase: alert.Quiet, Flags: 1}},
 		},
 	}
 	logger, text := recorded()
@@ -339,7 +339,7 @@ func TestOpenListsLoopsWithTheirLevels(t *testing.T) {
 		return k == haiku || k == other
 	})
 	require.NoError(t, err)
-	require.Equal(t, []OpenLoop{{Key: opus, Level: detect.Page}, {Key: odd, Level: detect.None}}, open)
+	require.Equal(t, []OpenLoop{{Key: opus, Level: detect.Page}, {Key: odd, Level: detect.None, Muted: true}}, open, "odd lends a flag")
 	require.Equal(t, []usage.Key{opus, haiku, other, odd}, asked, "about every loop that runs")
 	require.Equal(t, []string{"", "next"}, temporalClient.listed)
 	require.Equal(t, `WorkflowType="AlertLoop" AND ExecutionStatus="Running"`, temporalClient.query)

@@ -42,7 +42,9 @@ func (s *sweep) expect(at time.Time) {
 		}
 	}
 	least, all := float64(s.request.Tuning.Limits.Minimums.Cost), 0.0
+	var slot time.Time // of all of them: lastStored may ask any
 	for key, b := range s.baselines {
+		slot = b.Slot
 		if key.Pseudo() {
 			continue
 		}
@@ -52,7 +54,7 @@ func (s *sweep) expect(at time.Time) {
 		}
 	}
 	if all > 0 && all >= least {
-		s.baselines[usage.Everything] = detect.Baseline{Key: usage.Everything, LeastCalls: all}
+		s.baselines[usage.Everything] = detect.Baseline{Key: usage.Everything, Slot: slot, LeastCalls: all}
 		watch(usage.Everything)
 	}
 }

@@ -147,3 +147,14 @@ func TestSilenceGoesOnInTheNextRound(t *testing.T) {
 	p.loops.running[usage.Everything] = detect.Investigate
 	require.Contains(t, p.see(t, time.Minute), stillSilent(usage.Everything))
 }
+
+// What is expected of everything is no baseline that is stored: one of the year 1 would be asked for.
+func TestSilenceOfEverythingIsOfTheHour(t *testing.T) {
+	t.Parallel()
+	p := busyPlant(t)
+	p.watch(t, 0, 30, well(opus), well(haiku), well(other))
+	require.NotEmpty(t, p.store.slots)
+	for _, slot := range p.store.slots {
+		require.Equal(t, now.Truncate(time.Hour), slot)
+	}
+}

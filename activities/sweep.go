@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/flyball-dev/flyball/internal/alert"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
@@ -143,7 +144,7 @@ type held struct {
 	level  detect.Level
 	toldAt time.Time // zero: nothing by this round
 	group  string    // the incident of many keys that the finding belonged to
-	muted  bool      // the loop is open for nothing but a mute
+	muted  bool      // the loop has neither a finding nor an incident (see OpenLoop)
 }
 
 // tick evaluates every key of the shard at the watermark, and tells the loops.
@@ -206,7 +207,9 @@ func (s *sweep) relist(ctx context.Context, now time.Time) error {
 	open, err := s.Loops.Open(ctx, func(k usage.Key, state string) bool {
 		running[k] = true
 		if h := s.held[k]; h != nil {
-			h.muted = state == contract.StateMuted
+			// A loop that lends a flag is listed as quiet, as is one whose incident is closing; what it said itself tells
+			// them apart for as long as nothing is found.
+			h.muted = state == contract.StateMuted || h.muted && state == string(alert.Quiet)
 		}
 		return s.held[k] != nil
 	})
@@ -368,7 +371,8 @@ func pseudoLast(observations []detect.Observation) iter.Seq[*detect.Observation]
 
 // busyTenants are the tenants one of whose keys has an open loop: their pseudo-key is muted, since it
 // would only say the same again. Muted is not well: an incident that it has open stays as it is. A loop that
-// is open only because a person muted its key says nothing at all.
+// is open only because a person muted its key says nothing at all, and one that only lends its flag says what the
+// pseudo-key's own incident has it do, which could else never hear that it is over.
 func (s *sweep) busyTenants() map[string]bool {
 	busy := map[string]bool{}
 	for key, h := range s.held {

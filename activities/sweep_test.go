@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/flyball-dev/flyball/internal/alert"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
@@ -28,6 +29,7 @@ var errAway = errors.New("connection refused")
 
 // fakeStore is telemetry as a tick sees it.
 type fakeStore struct {
+	slots    []time.Time // that it was asked about
 	traffic  []detect.Observation
 	trials   []detect.Observation          // of experiments
 	arrived  int64                         // calls of anybody where traffic has none
@@ -80,7 +82,8 @@ func (f *fakeStore) Baselines(context.Context, time.Time) (map[usage.Key]detect.
 	return all, nil
 }
 
-func (f *fakeStore) BaselinesStored(context.Context, time.Time) (time.Time, error) {
+func (f *fakeStore) BaselinesStored(_ context.Context, slot time.Time) (time.Time, error) {
+	f.slots = append(f.slots, slot)
 	return f.storedAt, f.storedErr
 }
 
@@ -106,6 +109,7 @@ type fakeLoops struct {
 	told    []told
 
 	muted    map[usage.Key]bool   // loops that are open for nothing but a mute
+	lent     map[usage.Key]bool   // loops that are open for nothing but a flag of another key's incident
 	member   map[usage.Key]string // the group that a loop is in
 	groups   map[string]bool      // those that were started; false: they have ended
 	groupErr error
@@ -154,8 +158,11 @@ func (f *fakeLoops) Open(_ context.Context, known func(usage.Key, string) bool) 
 		if f.muted[key] {
 			state = contract.StateMuted
 		}
+		if f.lent[key] {
+			state = string(alert.Quiet)
+		}
 		if !known(key, state) {
-			open = append(open, OpenLoop{Key: key, Level: level, Group: f.member[key], Muted: f.muted[key]})
+			open = append(open, OpenLoop{Key: key, Level: level, Group: f.member[key], Muted: f.muted[key] || f.lent[key]})
 		}
 	}
 	return open, nil
@@ -468,6 +475,19 @@ func TestSweepIsNotMutedByAKeyThatIsOnlyMuted(t *testing.T) {
 	require.Equal(t, []told{none(opus)}, p.see(t, 0, well(opus), ill(whole)))
 	p.loops.muted = map[usage.Key]bool{opus: true} // that is over, and it is muted still
 	require.Equal(t, []told{page(whole), none(opus)}, p.see(t, time.Minute, well(opus), ill(whole)))
+}
+
+func TestSweepIsNotMutedByAKeyThatLendsItsFlag(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.loops.running[opus], p.loops.lent = detect.None, map[usage.Key]bool{opus: true}
+	p.loops.running[whole] = detect.Page // whose incident has every call of opus scored
+	require.Contains(t, p.see(t, 0, well(opus), well(whole)), none(whole), "it can be over while the flag is on")
+	require.Contains(t, p.see(t, 65*time.Second, well(opus), ill(whole)), page(whole), "nor does the next list forget it")
+
+	p.loops.lent, p.loops.running[opus] = nil, detect.Page
+	require.Contains(t, p.see(t, 2*time.Minute+10*time.Second, ill(opus), ill(whole)), told{key: whole, level: detect.Inconclusive, epoch: "first"},
+		"a finding of its own mutes")
 }
 
 func TestSweepExperiments(t *testing.T) {

@@ -279,8 +279,10 @@ func (l *alertLoop) step(ctx workflow.Context, o occurrence) {
 		case alert.Recover:
 			l.tell(ctx, contract.Recovering, "", "the finding is gone from the untreated traffic")
 		case alert.Refire:
-			if l.state.Incident == "" && l.state.Group != "" {
-				l.fire(ctx) // its group was gone when it was told of the recovery
+			// Its incident was gone when it was told of the recovery. 1: before it, a key that no group explained any
+			// more fired with nobody told.
+			if l.state.Incident == "" && (l.state.Group != "" || workflow.GetVersion(ctx, "refire-opens-anew", workflow.DefaultVersion, 1) >= 1) {
+				l.fire(ctx)
 				break
 			}
 			l.tell(ctx, contract.Refired, "", "the finding came back before the incident was resolved")

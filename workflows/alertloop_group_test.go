@@ -105,6 +105,18 @@ func TestAlertLoopIsLeftToItselfWithoutItsGroup(t *testing.T) {
 		require.NoError(t, l.GetWorkflowError())
 		require.Len(t, l.incidents, 1)
 	})
+	t.Run("terminated while it recovers, and nothing explains it when it comes back", func(t *testing.T) {
+		l := newKeyLoop(t)
+		g := newGroups(l)
+		l.grouped(storm, detect.Page, 0, time.Minute)
+		at(l.TestWorkflowEnvironment, time.Minute, func() { g.end(storm) })
+		l.fact(detect.None, time.Minute, 90*time.Second)
+		l.grouped("", detect.Page, 2*time.Minute, 3*time.Minute)
+		l.fact(detect.None, 3*time.Minute, 7*time.Minute)
+		l.run()
+		require.NoError(t, l.GetWorkflowError())
+		require.Len(t, l.incidents, 1, "it fires, so somebody must hear")
+	})
 	t.Run("terminated while it fires", func(t *testing.T) {
 		l := newKeyLoop(t)
 		g := newGroups(l)

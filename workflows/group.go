@@ -88,9 +88,11 @@ func (g *group) run(ctx workflow.Context) (contract.GroupResult, error) {
 			break
 		}
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() && g.settled(ctx) {
-			in, state := g.in, g.state
-			in.State = &state
-			return contract.GroupResult{}, workflow.NewContinueAsNewError(ctx, Group, in)
+			if heard(ctx); g.settled(ctx) {
+				in, state := g.in, g.state
+				in.State = &state
+				return contract.GroupResult{}, workflow.NewContinueAsNewError(ctx, Group, in)
+			}
 		}
 		if err := g.wait(ctx); err != nil {
 			g.state.Reason = "the group was cancelled"
@@ -246,9 +248,12 @@ func (g *group) close(ctx workflow.Context) {
 		g.post(ctx, contract.NoticeClosed)
 	}
 	g.journal.close(ctx)
-	_ = workflow.Await(ctx, func() bool {
+	done := func() bool {
 		return g.told() && g.sending == 0 && g.changes.Len() == 0 && workflow.AllHandlersFinished(ctx)
-	})
+	}
+	for heard(ctx); !done(); heard(ctx) {
+		_ = workflow.Await(ctx, done)
+	}
 }
 
 // recorded shows a change and has it written.

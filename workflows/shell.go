@@ -168,3 +168,12 @@ func said[Q, A any](ctx workflow.Context, name, description string, check func(Q
 	})
 	return nil
 }
+
+// heard returns once every coroutine has taken what came with this task. A signal is handed to the coroutine that
+// waits for it, which may not have run yet: it is in no channel any more, and lost with a run that ends now. The
+// coroutine that this starts runs after all others.
+func heard(ctx workflow.Context) {
+	all := false
+	workflow.GoNamed(ctx, "heard", func(workflow.Context) { all = true })
+	_ = workflow.Await(ctx, func() bool { return all })
+}

@@ -33,7 +33,7 @@ const (
 //
 // A baseline is drawn from the buckets of the last 28 days that ended by at and lie within ±30 minutes
 // of the middle of the slot, weighted 2^(−age/7 d). Experiments, treated calls and the key's incidents
-// (with the 15 minutes before them; for a pseudo-key those of all the tenant's keys) are left out. A
+// (with the 15 minutes before them; for a pseudo-key those of all the tenant's keys but its experiments) are left out. A
 // bucket counts for cost, spend and ratios with minimums.Cost costs, for quality with minimums.Quality scores,
 // for outcomes with minimums.Cost costs and any outcome.
 // Where fewer than minimums.Buckets count, all hours of the day are taken instead, for cost and quality
@@ -275,7 +275,7 @@ func (q baselineQuery) SQL() (string, []any) {
 		ch.Named("at", q.At.UTC().Truncate(time.Second)),
 		ch.Named("first", firstBucket(q.At)), ch.Named("last", lastBucket(q.At)),
 		ch.Named("min_cost", max(q.Minimums.Cost, 1)), ch.Named("min_quality", max(q.Minimums.Quality, 1)),
-		ch.Named("half", 2*slot.Hour()),
+		ch.Named("half", 2*slot.Hour()), ch.Named("mark", usage.ExperimentMark),
 	}
 	ofTenant, only := q.ofTenant()
 	args = append(args, only...)
@@ -289,7 +289,7 @@ func (q baselineQuery) SQL() (string, []any) {
 	}
 	return `WITH
 left_out AS (
-  SELECT tenant_id, arrayJoin([model, '*']) AS model, toDateTime(arrayJoin(range(begins, ends, 900)), 'UTC') AS bucket
+  SELECT tenant_id, arrayJoin(arraySlice([model, '*'], 1, if(position(model, {mark:String}) > 0, 1, 2))) AS model, toDateTime(arrayJoin(range(begins, ends, 900)), 'UTC') AS bucket
   FROM (
     SELECT tenant_id, model,
       toUInt32(greatest(toStartOfFifteenMinutes(opened_at - INTERVAL 15 MINUTE), {first:DateTime('UTC')})) AS begins,

@@ -62,7 +62,7 @@ func usual(spans []usage.Span, evaluations []usage.Quality, incidents []contract
 	buckets := map[usage.Key]map[time.Time]*bucketFacts{}
 	excluded := func(k usage.Key, start time.Time) bool {
 		for _, r := range incidents {
-			if r.Key.Tenant != k.Tenant || (!k.Pseudo() && r.Key.Model != k.Model) {
+			if _, _, experiment := r.Key.Experiment(); r.Key.Tenant != k.Tenant || ((experiment || !k.Pseudo()) && r.Key.Model != k.Model) {
 				continue
 			}
 			end := r.EndedAt
@@ -332,6 +332,7 @@ func testBaselines(t *testing.T, s *Store) {
 	incidents := []contract.IncidentRecord{
 		{ID: "over", Key: usage.Key{Tenant: "org_0", Model: "model-1"}, OpenedAt: slot.Add(-48*time.Hour + 20*time.Minute), EndedAt: slot.Add(-48*time.Hour + 40*time.Minute), UpdatedAt: at},
 		{ID: "open", Key: usage.Key{Tenant: "org_1", Model: "*"}, OpenedAt: slot.Add(-2 * time.Minute), UpdatedAt: at},
+		{ID: "tried", Key: usage.Key{Tenant: "org_0", Model: "model-0"}.OfExperiment("b"), OpenedAt: slot.Add(-72 * time.Hour), EndedAt: slot.Add(-71 * time.Hour), UpdatedAt: at},
 		{ID: "elsewhere", Key: usage.Key{Tenant: "org_9", Model: "model-1"}, OpenedAt: slot.Add(-2 * time.Minute), UpdatedAt: at},
 	}
 	for _, r := range incidents {

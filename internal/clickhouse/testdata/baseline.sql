@@ -1,6 +1,6 @@
 WITH
 left_out AS (
-  SELECT tenant_id, arrayJoin([model, '*']) AS model, toDateTime(arrayJoin(range(begins, ends, 900)), 'UTC') AS bucket
+  SELECT tenant_id, arrayJoin(arraySlice([model, '*'], 1, if(position(model, {mark:String}) > 0, 1, 2))) AS model, toDateTime(arrayJoin(range(begins, ends, 900)), 'UTC') AS bucket
   FROM (
     SELECT tenant_id, model,
       toUInt32(greatest(toStartOfFifteenMinutes(opened_at - INTERVAL 15 MINUTE), {first:DateTime('UTC')})) AS begins,
@@ -73,3 +73,4 @@ FROM (
 -- min_cost = 50
 -- min_quality = 20
 -- half = 18
+-- mark = #experiment:
