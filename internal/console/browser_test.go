@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flyball-dev/flyball/internal/console"
+	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/notify"
 )
 
@@ -134,7 +135,9 @@ func TestInBrowser(t *testing.T) {
 	require.Contains(t, text(t, ctx, "#incidents"), "rag-v3.2 carries 91 % of the rise")
 	run(picture(t, "linked"), chromedp.Navigate(links.Incident("incident/a b/gone/1")), chromedp.WaitVisible(chromedp.CSS("#linked a")))
 	require.Contains(t, text(t, ctx, "#linked"), "not open any more: incident/a b/gone/1")
-	run(chromedp.Navigate(server.URL+"/#"), poll(`document.getElementById("linked").hidden`))
+	w.change(func() { w.decisions[1].Action, w.decisions[1].Value = contract.RollBack, "rag-service" })
+	run(chromedp.Navigate(server.URL+"/#"), poll(`document.getElementById("acts").textContent.includes("Rollback of rag-service")`),
+		poll(`document.getElementById("linked").hidden`))
 
 	// A phone: everything fits its width.
 	run(chromedp.EmulateViewport(390, 844))

@@ -234,7 +234,8 @@ function drawDecisions() {
   sync(byId('acts'), acting, (d) => d.id, (d) => el('article', { id: d.id, class: 'card act' }), (node, d) => put(node, story(d)));
 }
 
-const headline = (d) => `${capital(words(d.action))}${d.value ? ` to ${d.value}` : ''}`;
+/** headline names the act; the value of a rollback is the service that it undoes a deployment of. */
+const headline = (d) => `${capital(words(d.action))}${d.value ? ` ${d.action === 'rollback' ? 'of' : 'to'} ${d.value}` : ''}`;
 
 function story(d) {
   return [
