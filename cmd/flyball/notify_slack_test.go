@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -109,4 +111,17 @@ func TestSlackTellsAndHears(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return len(temporal.signals()) == 1 }, 10*time.Second, 10*time.Millisecond)
 	require.Equal(t, "acknowledge "+incident+" by Ada (Slack U0ADA)", temporal.signals()[0])
+
+	slack, err := (&system{config: s.config}).newSlack()
+	require.NoError(t, err)
+	e := &examination{config: s.config, slack: slack}
+	require.NoError(t, e.examine(t.Context(), e.channels(), doctorOptions{within: 10 * time.Second}, io.Discard))
+	s.config.Notify.Slack.BotToken = "xoxb-guessed"
+	e.slack, err = (&system{config: s.config}).newSlack()
+	require.NoError(t, err)
+	var text strings.Builder
+	require.Error(t, e.examine(t.Context(), e.channels(), doctorOptions{within: 10 * time.Second}, &text), "a token that Slack does not know")
+	require.Contains(t, text.String(), "notify.slack.bot_token")
+	require.NotContains(t, text.String(), "xoxb-guessed")
+	require.Equal(t, "of", toward(contract.RollBack))
 }
