@@ -236,7 +236,7 @@ func writeDecision(to *strings.Builder, indent string, d inbox.Decision, note st
 	act := d.State.Input.Proposal
 	fmt.Fprintf(to, "%s%s  %s", indent, d.Handle, cmp.Or(act.Action, "decision"))
 	if act.Value != "" {
-		fmt.Fprintf(to, " to %s", act.Value)
+		fmt.Fprintf(to, " %s %s", toward(act.Action), act.Value)
 	}
 	fmt.Fprintf(to, ": %s", strings.ReplaceAll(string(d.State.Status), "_", " "))
 	if d.State.Share > 0 {
@@ -259,3 +259,11 @@ func incidentOf(d inbox.Decision) string {
 }
 
 func age(since, now time.Time) time.Duration { return now.Sub(since).Round(time.Second) }
+
+// toward is the word between an action and its value: a rollback is of its service.
+func toward(action string) string {
+	if action == contract.RollBack {
+		return "of"
+	}
+	return "to"
+}

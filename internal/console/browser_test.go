@@ -19,6 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flyball-dev/flyball/internal/console"
+	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/notify"
 )
 
 // browser opens a headless Chromium and collects what its console complains about: script errors and
@@ -124,6 +126,18 @@ func TestInBrowser(t *testing.T) {
 	require.NoError(t, err)
 	run(picture(t, "light-1280"), scheme("dark"), picture(t, "dark-1280"))
 	require.Equal(t, "(1) Flyball", title)
+
+	// A link from Slack or PagerDuty leads to what it names, or says that it is over.
+	links := notify.Links{Console: server.URL}
+	for _, id := range []string{w.incidents[1].ID, w.decisions[0].ID} {
+		run(chromedp.Navigate(links.Incident(id)), poll(fmt.Sprintf(`document.querySelector("[data-linked]")?.id === %q`, id)))
+	}
+	require.Contains(t, text(t, ctx, "#incidents"), "rag-v3.2 carries 91 % of the rise")
+	run(picture(t, "linked"), chromedp.Navigate(links.Incident("incident/a b/gone/1")), chromedp.WaitVisible(chromedp.CSS("#linked a")))
+	require.Contains(t, text(t, ctx, "#linked"), "not open any more: incident/a b/gone/1")
+	w.change(func() { w.decisions[1].Action, w.decisions[1].Value = contract.RollBack, "rag-service" })
+	run(chromedp.Navigate(server.URL+"/#"), poll(`document.getElementById("acts").textContent.includes("Rollback of rag-service")`),
+		poll(`document.getElementById("linked").hidden`))
 
 	// A phone: everything fits its width.
 	run(chromedp.EmulateViewport(390, 844))

@@ -121,6 +121,7 @@ type Incident struct {
 	Steps    []Step     `json:"steps"`            // the whole runbook, in order
 	Advice   string     `json:"advice,omitempty"` // why the policy proposes nothing now, when it does not
 	Link     string     `json:"link,omitempty"`
+	Carried  string     `json:"carried,omitempty"` // which template, feature … carries the change, with its share
 
 	Acknowledged *Remark   `json:"acknowledged,omitempty"` // by whoever has taken it on
 	Notes        []Remark  `json:"notes,omitempty"`        // oldest first

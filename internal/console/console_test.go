@@ -226,7 +226,8 @@ func story(now time.Time) *world {
 	at := func(ago time.Duration) time.Time { return now.Add(-ago) }
 	w.incidents = []console.Incident{
 		{
-			ID: "incident/org_42/claude-3-opus/1", Handle: "a41f09", Key: w.series[0].Key, Level: "PAGE", State: "open", Opened: at(6 * time.Minute),
+			Carried: "prompt template rag-v3.2 carries 91 % of the rise in spend: $8.20 of $9.00 an hour more",
+			ID:      "incident/org_42/claude-3-opus/1", Handle: "a41f09", Key: w.series[0].Key, Level: "PAGE", State: "open", Opened: at(6 * time.Minute),
 			Rule: "cost_and_quality", Reason: "A call costs 2.9 times the usual and quality fell to 0.80 of it.",
 			Evidence: []console.Evidence{
 				{What: "Median cost of a call", Now: "$0.0128", Usual: "usually $0.0044"},

@@ -25,6 +25,9 @@ func NewIncident(s contract.IncidentState, link string, now time.Time) Incident 
 		Evidence: evidenceOf(s.Finding.Facts), Steps: stepsOf(s.Steps, s.Input.Opened, s.Input.Tuning), Advice: s.Advice, Link: link,
 		Acknowledged: takenBy(s.Acknowledged), Notes: notesOf(s.Notes), Mute: muteOf(s.ID, s.Mute, now),
 	}
+	if a := s.Evidence.Attribution; a != nil {
+		page.Carried = a.Text()
+	}
 	if p := s.Previous; p != nil {
 		page.Previous = &Previous{ID: p.ID, Handle: contract.Handle(p.ID), Opened: p.Opened, Cause: p.Cause, Reason: p.Reason, Query: p.Query}
 	}

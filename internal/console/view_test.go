@@ -24,6 +24,7 @@ func TestNewIncident(t *testing.T) {
 		Acknowledged: &contract.Acknowledgement{Who: "Dana", Note: "looking", At: noon},
 		Notes:        []contract.Note{{Who: "Eve", Text: "rolled back", At: noon}},
 		Mute:         &contract.Mute{Until: noon.Add(time.Hour), Who: "Eve", Reason: "it is known"},
+		Evidence:     contract.Evidence{Attribution: &runbook.Attribution{}},
 		Previous:     &contract.PastIncident{ID: "incident/a/b/1", Opened: noon.Add(-time.Hour), Cause: "deployment", Query: "SELECT 1"},
 		Steps: []runbook.Done{
 			{Step: plan[0], At: noon.Add(time.Second), Verdict: runbook.Verdict{Status: runbook.Clear, Text: "no change"}},
@@ -42,6 +43,7 @@ func TestNewIncident(t *testing.T) {
 	require.Equal(t, console.Incident{
 		ID: state.ID, Handle: contract.Handle(state.ID), Key: key, Level: "PAGE", State: "taken by Dana, no telemetry", Opened: noon,
 		Rule: "cost_and_quality", Reason: "dear and bad", Advice: "roll it back by hand", Link: "http://ui/x",
+		Carried:      "there is no traffic before the incident to compare with",
 		Acknowledged: &console.Remark{Who: "Dana", Text: "looking", At: noon},
 		Notes:        []console.Remark{{Who: "Eve", Text: "rolled back", At: noon}},
 		Mute:         &console.Mute{Target: state.ID, Until: noon.Add(time.Hour), Who: "Eve", Reason: "it is known"},

@@ -127,6 +127,8 @@ func TestAudiences(t *testing.T) {
 	require.Equal(t, contract.OnCall, contract.AudienceOf(key, detect.Page))
 	require.Equal(t, contract.Findings, contract.AudienceOf(key, detect.Investigate))
 	require.Equal(t, contract.Experiments, contract.AudienceOf(key.OfExperiment("ab"), detect.Page), "an experiment never pages")
+	require.Equal(t, contract.Experiments, contract.Notice{Key: key.OfExperiment("ab"), Level: detect.Page}.For(), "whoever tells it")
+	require.Equal(t, contract.OnCall, contract.Notice{Level: detect.Page}.For(), "a group has no key")
 }
 
 func TestTimelineIsInOrder(t *testing.T) {

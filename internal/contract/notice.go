@@ -70,15 +70,12 @@ type Notice struct {
 	Unreached []string `json:"unreached,omitempty"`
 }
 
-// For is who the notice is for; one that does not say is judged by its level.
+// For is who the notice is for; one that does not say is judged by its key and level.
 func (n Notice) For() Audience {
-	switch {
-	case n.Audience != "":
+	if n.Audience != "" {
 		return n.Audience
-	case n.Level == detect.Page:
-		return OnCall
 	}
-	return Findings
+	return AudienceOf(n.Key, n.Level)
 }
 
 // Calls reports whether the notice asks something of somebody, as against telling what is.

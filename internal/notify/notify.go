@@ -62,7 +62,7 @@ func (l Links) Incident(id string) string {
 	if l.Console == "" {
 		return ""
 	}
-	return strings.TrimRight(l.Console, "/") + "/#" + url.QueryEscape(id)
+	return strings.TrimRight(l.Console, "/") + "/#" + url.PathEscape(id)
 }
 
 // Workflow is the page of a workflow in Temporal's UI; empty: there is none.

@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
@@ -104,7 +105,7 @@ func headline(action, value string) string {
 	switch {
 	case value == "":
 		return words(action)
-	case action == "rollback": // whose value is the service
+	case action == contract.RollBack: // whose value is the service
 		return words(action) + " of " + value
 	}
 	return words(action) + " to " + value

@@ -45,7 +45,29 @@ async function refresh(ordered) {
   if (m.status === 'fulfilled' && m.value) drawMutes(m.value, () => refresh(true));
   d.status === 'fulfilled' ? drawDecisions() : drawAway('inbox', d.reason);
   tellTimes();
+  if (!lost && d.status === 'fulfilled') follow();
 }
+
+// Links from Slack and PagerDuty name after the # what they are about.
+
+let followed = '';
+
+/** follow shows what the address names, once: whoever reads on must not be pulled back. */
+function follow() {
+  if (followed === location.hash) return;
+  followed = location.hash;
+  let id = followed.slice(1);
+  try { id = decodeURIComponent(id); } catch { /* then it is as it is */ }
+  const note = byId('linked'), node = id.includes('/') ? byId(id) : null;
+  note.hidden = !!node || !id.includes('/');
+  put(note, ...(note.hidden ? [] : [`What the link leads to is not open any more: ${id}. `,
+    !id.startsWith('decision/') && el('a', { href: `/api/report?id=${encodeURIComponent(id)}`, target: '_blank' }, 'Its report')]));
+  document.querySelector('.card[data-linked]')?.removeAttribute('data-linked');
+  node?.setAttribute('data-linked', '');
+  node?.scrollIntoView({ block: 'start' });
+}
+
+window.addEventListener('hashchange', () => refresh());
 
 async function run() {
   for (;;) {
@@ -209,10 +231,11 @@ function drawDecisions() {
   else say(byId('inbox'), 'Nothing waits for you.');
   byId('acts-section').hidden = !acting.length;
   setText(byId('acts-count'), String(acting.length));
-  sync(byId('acts'), acting, (d) => d.id, () => el('article', { class: 'card act' }), (node, d) => put(node, story(d)));
+  sync(byId('acts'), acting, (d) => d.id, (d) => el('article', { id: d.id, class: 'card act' }), (node, d) => put(node, story(d)));
 }
 
-const headline = (d) => `${capital(words(d.action))}${d.value ? ` to ${d.value}` : ''}`;
+/** headline names the act; the value of a rollback is the service that it undoes a deployment of. */
+const headline = (d) => `${capital(words(d.action))}${d.value ? ` ${d.action === 'rollback' ? 'of' : 'to'} ${d.value}` : ''}`;
 
 function story(d) {
   return [
@@ -271,7 +294,7 @@ function buildQuestion(d) {
     });
   }
 
-  return el('article', { class: 'card question' }, facts, first, form, problem);
+  return el('article', { id: d.id, class: 'card question' }, facts, first, form, problem);
 }
 
 function updateQuestion(node, d) {

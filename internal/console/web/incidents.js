@@ -15,7 +15,7 @@ export function drawIncidents(groups, incidents, refresh) {
 }
 
 function build(i, refresh) {
-  const node = el('article', {});
+  const node = el('article', { id: i.id });
   node.controls = controls(i, refresh);
   node.append(el('div', { class: 'facts' }), ...node.controls.nodes);
   return node;
@@ -38,6 +38,7 @@ function facts(i) {
     i.keys ? el('h3', {}, `Many keys fail: ${i.cause}`, outward(i.link)) : title(i.key, i.link),
     el('p', { class: 'why' }, i.reason),
     ...(i.keys ? members(i.keys) : []),
+    i.carried && el('p', { class: 'why' }, `What changed: ${i.carried}`),
     i.advice && el('p', { class: 'why' }, `The policy proposes nothing now: ${i.advice}`),
     i.acknowledged && remark('Taken on', i.acknowledged),
     evidence(i.evidence ?? []),
