@@ -65,12 +65,12 @@ func (s *system) breachChart(ctx context.Context, n contract.Notice) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	baselines, err := s.store.Baselines(ctx, n.At)
+	usual, err := s.store.Baseline(ctx, n.Key, n.At)
 	if err != nil {
 		return nil, err
 	}
 	return notify.Chart(notify.Breach{
-		Key: n.Key, Baseline: baselines[n.Key], Minutes: minutes, Opened: n.Opened, Until: n.At,
+		Key: n.Key, Baseline: usual, Minutes: minutes, Opened: n.Opened, Until: n.At,
 		CostOver: costBreach, QualityUnder: qualityBreach,
 	})
 }

@@ -93,11 +93,10 @@ WHERE tenant_id = {tenant:String} AND model = {model:String} AND ended_at IS NUL
 	if err != nil {
 		return detect.Baseline{}, err
 	}
-	baselines, err := s.Baselines(ctx, at)
+	old, err := s.Baseline(ctx, key, at)
 	if err != nil {
 		return detect.Baseline{}, err
 	}
-	old := baselines[key]
 	old.Key = key
 	level, err := detect.Accept(old, stored, from, at, minimums)
 	if err != nil {

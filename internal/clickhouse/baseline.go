@@ -479,7 +479,19 @@ func (s *Store) insertBaselines(ctx context.Context, slot, at time.Time, baselin
 // Baselines returns every key's baseline for the slot that holds the time (its hour), or the latest of
 // the 24 hours before while that is not computed yet.
 func (s *Store) Baselines(ctx context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error) {
+	return s.baselines(ctx, slot, "")
+}
+
+// Baseline is that of one key; the zero one when it has none.
+func (s *Store) Baseline(ctx context.Context, key usage.Key, slot time.Time) (detect.Baseline, error) {
+	all, err := s.baselines(ctx, slot, "\n  AND tenant_id = {tenant:String} AND model = {model:String}",
+		ch.Named("tenant", key.Tenant), ch.Named("model", key.Model))
+	return all[key], err
+}
+
+func (s *Store) baselines(ctx context.Context, slot time.Time, which string, args ...any) (map[usage.Key]detect.Baseline, error) {
 	slot = slot.UTC().Truncate(time.Hour)
+	args = append(args, ch.Named("slot", slot), ch.Named("oldest", slot.Add(-baselineMaxAge)))
 	rows, err := s.conn.Query(ctx, `SELECT
   tenant_id, model, slot, version,
   toInt64(cost_buckets), ln_cost, ln_cost_dev, ln_cost_sd, cost_bucket_n,
@@ -488,8 +500,7 @@ func (s *Store) Baselines(ctx context.Context, slot time.Time) (map[usage.Key]de
   toInt64(outcome_buckets), outcome_rate, outcome_dev, outcome_bucket_n,
   toInt64(velocity_buckets), velocity, velocity_dev, least_calls
 FROM baselines FINAL
-WHERE slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC')} AND slot > {oldest:DateTime('UTC')})`,
-		ch.Named("slot", slot), ch.Named("oldest", slot.Add(-baselineMaxAge)))
+WHERE slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC')} AND slot > {oldest:DateTime('UTC')})`+which, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the baselines of %s: %w", slot.Format(time.RFC3339), err)
 	}
