@@ -246,10 +246,16 @@ func (w *traffic) storeHistory(s *stack, now time.Time) {
 	}
 }
 
-// writeBucket draws a quarter of an hour of a key.
+// writeBucket draws a quarter of an hour of a key, minute by minute: how they differ is a part of its baseline.
 func (w *traffic) writeBucket(calls, scores *bytes.Buffer, s *stream, bucket time.Time) {
-	const kept = 400 // codes of a bucket: its median needs no more
-	n := poisson(w.random, s.rate*900)
+	for minute := range 15 {
+		w.writeMinute(calls, scores, s, bucket.Add(time.Duration(minute)*time.Minute))
+	}
+}
+
+func (w *traffic) writeMinute(calls, scores *bytes.Buffer, s *stream, minute time.Time) {
+	const kept = 30 // codes of a minute: the median of fifteen of them needs no more
+	n := poisson(w.random, s.rate*60)
 	var input, output, latency, tokens int64
 	var costs, qualities []int16
 	for range n {
@@ -264,7 +270,7 @@ func (w *traffic) writeBucket(calls, scores *bytes.Buffer, s *stream, bucket tim
 		}
 	}
 	row := func(to *bytes.Buffer, fields map[string]any) {
-		fields["minute"], fields["tenant_id"], fields["requested_model"] = bucket.Unix(), tenantOf(s.n), modelOf(s.n)
+		fields["minute"], fields["tenant_id"], fields["requested_model"] = minute.Unix(), tenantOf(s.n), modelOf(s.n)
 		fields["cohort"], fields["arm"], fields["provider"], fields["model"] = "production", "none", providerOf(s.n), modelOf(s.n)
 		text, err := json.Marshal(fields)
 		require.NoError(w.t, err)
@@ -274,7 +280,9 @@ func (w *traffic) writeBucket(calls, scores *bytes.Buffer, s *stream, bucket tim
 		"requests": n, "uncached_input_tokens": input, "output_tokens": output, "velocity_tokens": output, "velocity_ms": latency,
 		"cost_pico_usd": tokens * perMillion * 1e6, "cost_codes": costs,
 	})
-	row(scores, map[string]any{"evaluator": "judge", "evaluator_version": "1", "kind": "judge", "scored": len(qualities), "quality_codes": qualities})
+	if len(qualities) > 0 {
+		row(scores, map[string]any{"evaluator": "judge", "evaluator_version": "1", "kind": "judge", "scored": len(qualities), "quality_codes": qualities})
+	}
 }
 
 // poisson draws a count; large means by the normal approximation.
