@@ -33,7 +33,7 @@ type EvidenceStore interface {
 // RolloutStore is what a rollout is sized and watched by: package clickhouse.
 type RolloutStore interface {
 	Minutes(ctx context.Context, key usage.Key, from, to time.Time) ([]kpi.Minute, error)
-	Baselines(ctx context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error)
+	Baseline(ctx context.Context, key usage.Key, slot time.Time) (detect.Baseline, error)
 }
 
 // AuditStore keeps what was decided: package clickhouse.
@@ -168,18 +168,18 @@ func (t *Telemetry) PlanRollout(ctx context.Context, r contract.PlanRolloutReque
 	if err != nil {
 		return contract.RolloutPlan{}, err
 	}
-	baselines, err := t.Rollouts.Baselines(ctx, now)
+	usual, err := t.Rollouts.Baseline(ctx, r.Key, now)
 	if err != nil {
 		return contract.RolloutPlan{}, err
 	}
-	plan := contract.RolloutPlan{Baseline: baselines[r.Key]}
+	plan := contract.RolloutPlan{Baseline: usual}
 	var calls int64
 	for _, m := range minutes {
 		calls += m.Requests
 	}
 	plan.PerSecond = float64(calls) / rateOver.Seconds()
-	if usual := plan.Baseline.RequestsPerMin / 60; usual > 0 {
-		plan.PerSecond = min(plan.PerSecond, usual)
+	if perSecond := usual.RequestsPerMin / 60; perSecond > 0 {
+		plan.PerSecond = min(plan.PerSecond, perSecond)
 	}
 	plan.Plan = planFor(r, plan.PerSecond)
 	return plan, nil

@@ -87,8 +87,8 @@ func (f *fakeRollouts) Minutes(ctx context.Context, _ usage.Key, from, to time.T
 	return f.minutes(ctx, from, to)
 }
 
-func (f *fakeRollouts) Baselines(context.Context, time.Time) (map[usage.Key]detect.Baseline, error) {
-	return f.baselines, f.baselinesErr
+func (f *fakeRollouts) Baseline(_ context.Context, key usage.Key, _ time.Time) (detect.Baseline, error) {
+	return f.baselines[key], f.baselinesErr
 }
 
 // of answers every question with the same minutes.

@@ -598,6 +598,11 @@ func observed(k usage.Key, fault bool) detect.Observation {
 	return detect.Observation{Key: k, Windows: [4]detect.Window{window, window, window, window}}
 }
 
+func (w *world) Baseline(ctx context.Context, key usage.Key, slot time.Time) (detect.Baseline, error) {
+	all, err := w.Baselines(ctx, slot)
+	return all[key], err
+}
+
 func (w *world) Baselines(_ context.Context, slot time.Time) (map[usage.Key]detect.Baseline, error) {
 	all := map[usage.Key]detect.Baseline{}
 	for n := range crowdMost + 1 {

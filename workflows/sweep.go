@@ -56,6 +56,7 @@ func (s *sweep) run(ctx workflow.Context) (contract.SweepResult, error) {
 		if err := s.round(ctx); err != nil {
 			return contract.SweepResult{Rounds: s.state.Rounds}, err
 		}
+		heard(ctx)
 		in := s.in
 		in.Rounds = s.state.Rounds
 		if s.next != nil {

@@ -235,7 +235,7 @@ func story(now time.Time) *world {
 				{What: "Samples, 2 minutes", Now: "178 costs, 36 scores"},
 			},
 			Steps: []console.Step{
-				{Name: "T0", Title: "Tell, and look for a change", Status: "clear", Text: "No deployment, new model or new template within 30m0s of the regression", At: at(6 * time.Minute)},
+				{Name: "T0", Title: "Tell, and look for a change", Status: "clear", Text: "No deployment, new model or new template within 30m of the regression", At: at(6 * time.Minute)},
 				{Name: "T+2", Title: "Is the provider healthy?", Status: "unknown", Text: "The status of anthropic is unknown: its page did not answer", At: at(4 * time.Minute)},
 				{Name: "T+5", Title: "What does the completion ratio say?", Status: "found", Text: "Completion ratio 0.61 against 0.27 before (× 2.26): a spike means prompt injection, runaway output or context overflow", At: at(time.Minute)},
 				{Name: "T+10", Title: "Still unclear: score every call, freeze the automatic downgrade", Status: "pending", At: at(-4 * time.Minute)},

@@ -64,7 +64,7 @@ func cards() map[string]card {
 	all["investigate"] = open(func(s *contract.IncidentState) {
 		s.Level, s.Finding.Verdict = detect.Investigate, detect.Verdict{Level: detect.Investigate, Reason: "spend per minute is 4.1 times what is usual"}
 		s.Finding.Facts.QualityKnown = false
-		s.Steps = []runbook.Done{{Step: runbook.Plan(1)[0], At: noon, Verdict: runbook.Verdict{Status: runbook.Clear, Text: "no deployment, new model or new template within 30m0s of the regression"}}}
+		s.Steps = []runbook.Done{{Step: runbook.Plan(1)[0], At: noon, Verdict: runbook.Verdict{Status: runbook.Clear, Text: "no deployment, new model or new template within 30m of the regression"}}}
 		s.Previous = &contract.PastIncident{Opened: noon.AddDate(0, 0, -9), Cause: runbook.CauseSpike, Reason: "prompt injection through a ticket"}
 	})
 	group := contract.GroupState{

@@ -144,7 +144,7 @@ func (r Report) heading(b *strings.Builder) {
 	if r.Closed.IsZero() {
 		b.WriteString(", still open.\n\n")
 	} else {
-		fmt.Fprintf(b, ", closed %s (%s).\n\n", r.Closed.UTC().Format(time.RFC3339), r.Closed.Sub(r.Opened).Round(time.Second))
+		fmt.Fprintf(b, ", closed %s (%s).\n\n", r.Closed.UTC().Format(time.RFC3339), lasting(r.Closed.Sub(r.Opened)))
 	}
 	fmt.Fprintf(b, "%s\n\n", r.Finding.Verdict.Reason)
 }

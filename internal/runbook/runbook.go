@@ -5,6 +5,7 @@ package runbook
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -106,7 +107,7 @@ func Correlated(deployments []usage.Deployment, onset time.Time) *usage.Deployme
 func JudgeChange(deployments []usage.Deployment, seen []FirstSeen, onset time.Time) Verdict {
 	if d := Correlated(deployments, onset); d != nil {
 		return Verdict{Found, CauseDeployment, fmt.Sprintf("%s deployed %s %s, %s before the regression",
-			orSomeone(d.By), d.Service, d.Version, onset.Sub(d.Timestamp).Round(time.Second))}
+			orSomeone(d.By), d.Service, d.Version, lasting(onset.Sub(d.Timestamp)))}
 	}
 	for _, s := range seen {
 		if near(s.At, onset) && s.Share >= changeShare {
@@ -114,7 +115,7 @@ func JudgeChange(deployments []usage.Deployment, seen []FirstSeen, onset time.Ti
 				s.Kind, s.Value, s.At.UTC().Format("15:04:05"), s.Share*100)}
 		}
 	}
-	return Verdict{Clear, "", fmt.Sprintf("no deployment, new model or new template within %s of the regression", changeBefore)}
+	return Verdict{Clear, "", fmt.Sprintf("no deployment, new model or new template within %s of the regression", lasting(changeBefore))}
 }
 
 // NewModel is the model that came to serve an incident's calls shortly before its onset, by a deployment or
@@ -132,6 +133,18 @@ func NewModel(deployments []usage.Deployment, seen []FirstSeen, onset time.Time)
 		}
 	}
 	return ""
+}
+
+// lasting writes a duration to the second, without the zeros that Go's own text ends in: 30m, not 30m0s.
+func lasting(d time.Duration) string {
+	s := d.Round(time.Second).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 func orSomeone(who string) string {

@@ -78,7 +78,7 @@ func TestReport(t *testing.T) {
 	require.Contains(t, r.Query(), `tenant_id = 'o\'brien'`)
 	text := r.Markdown()
 	for _, want := range []string{
-		"closed 2026-01-01T12:10:00Z (10m0s)", "| $0.003000 | $0.001000 | × 3.00 |", "ana deployed rag v3.2",
+		"closed 2026-01-01T12:10:00Z (10m)", "| $0.003000 | $0.001000 | × 3.00 |", "ana deployed rag v3.2",
 		"downgrade to claude-3-haiku: released (by bo); treated costs 0.3 × the holdback", "model, prompt_template_version",
 	} {
 		require.Contains(t, text, want)
@@ -158,4 +158,14 @@ func TestWorstTracesInLines(t *testing.T) {
 	lines := Completion{Worst: []string{"a"}, Traces: []Trace{{ID: "a", Model: "m-1", Cost: 2e12, OutputTokens: 9}}}.Lines()
 	require.Len(t, lines, 1)
 	require.Contains(t, lines[0], "a: $2.00")
+}
+
+func TestLasting(t *testing.T) {
+	t.Parallel()
+	for want, d := range map[string]time.Duration{
+		"0s": 0, "10s": 10 * time.Second, "30m": 30 * time.Minute, "4m5s": 4*time.Minute + 5*time.Second, "10m": 10 * time.Minute,
+		"2h": 2 * time.Hour, "2h30m": 150 * time.Minute, "1h0m3s": time.Hour + 3*time.Second, "1m20s": 80*time.Second + 300*time.Millisecond,
+	} {
+		require.Equal(t, want, lasting(d))
+	}
 }
