@@ -32,6 +32,10 @@ func leastCallsSQL(at time.Time) (string, []any) {
 			buckets = append(buckets, uint32(b.Unix()))
 		}
 	}
+	args := []any{
+		ch.Named("at", at), ch.Named("buckets", buckets), ch.Named("half", half), ch.Named("first", first), ch.Named("last", last),
+		ch.Named("settled", at.Add(-historyForSilence)),
+	}
 	return `WITH arrayMap(b -> toUInt32(round(1e6 * exp2(-(toUnixTimestamp({at:DateTime('UTC')}) - b) / 604800))), {buckets:Array(UInt32)}) AS all_weights
 SELECT tenant_id, model, arrayReduce('quantileExactWeighted(0.05)', arrayPushBack(calls, 0), arrayPushBack(weights, toUInt64(possible - arraySum(weights))))
 FROM (
@@ -43,10 +47,7 @@ FROM (
     AND model != '*' AND requests > 0
   GROUP BY tenant_id, model
   HAVING min(bucket) <= {settled:DateTime('UTC')}
-)`, []any{
-		ch.Named("at", at), ch.Named("buckets", buckets), ch.Named("half", half), ch.Named("first", first), ch.Named("last", last),
-		ch.Named("settled", at.Add(-historyForSilence)),
-	}
+)`, args
 }
 
 func (s *Store) leastCalls(ctx context.Context, at time.Time) (map[usage.Key]float64, error) {
