@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"strings"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/detect"
@@ -32,10 +33,22 @@ const (
 	OnCall      Audience = "on_call"     // PAGE: somebody is woken
 	Findings    Audience = "findings"    // INVESTIGATE: somebody looks when there is time
 	Experiments Audience = "experiments" // findings of deliberate experiments; they never page
+	Drills      Audience = "drills"      // findings of drills; they never wake anybody
 )
 
-// AudienceOf is who hears of a finding of the key at the level: an experiment never pages.
+// DrillPrefix begins the name of every tenant that drills inject faults into. No customer may be called so.
+const DrillPrefix = "flyball-drill"
+
+// IsDrill reports whether the tenant is a drill's.
+func IsDrill(tenant string) bool {
+	return tenant == DrillPrefix || strings.HasPrefix(tenant, DrillPrefix+"-")
+}
+
+// AudienceOf is who hears of a finding of the key at the level: an experiment and a drill never wake anybody.
 func AudienceOf(k usage.Key, l detect.Level) Audience {
+	if IsDrill(k.Tenant) {
+		return Drills
+	}
 	if _, _, ok := k.Experiment(); ok {
 		return Experiments
 	}
