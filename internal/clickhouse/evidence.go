@@ -187,7 +187,7 @@ type Trace struct {
 
 // WorstTraces returns the n untreated production calls in [from, to) that cost most per unit of
 // quality, worst first: cost over the lowest score of the trace, which counts as 1 while there is none
-// and as 0.05 when it is below.
+// and as 0.05 when it is below. People's ratings count here; scores that are kept aside do not.
 func (s *Store) WorstTraces(ctx context.Context, key usage.Key, from, to time.Time, n int) ([]Trace, error) {
 	sql := fmt.Sprintf(`SELECT
   s.trace_id, s.span_id, s.timestamp, s.requested_model, s.model, s.prompt_template_version, s.cost_pico_usd,
@@ -199,8 +199,8 @@ FROM (
     AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')}
 ) AS s
 LEFT JOIN (
-  SELECT trace_id, min(score) AS score, count() AS scored FROM quality
-  WHERE %[1]s AND cohort = 'production' AND timestamp >= {from:DateTime64(3, 'UTC')}
+  SELECT trace_id, min(calibrated) AS score, count() AS scored FROM quality
+  WHERE %[1]s AND (counts OR kind = 'human') AND cohort = 'production' AND timestamp >= {from:DateTime64(3, 'UTC')}
   GROUP BY trace_id
 ) AS q ON s.trace_id = q.trace_id
 ORDER BY s.cost_pico_usd / if(q.scored > 0, greatest(q.score, 0.05), 1) DESC, s.timestamp, s.span_id
@@ -226,7 +226,8 @@ LIMIT %d`, ofKey(key), max(0, min(n, maxTraces)))
 }
 
 // Flows returns the key's production calls and scores by requested model, served model and prompt template, in
-// whole minutes of both times: exact sums over all arms, since all of them are paid for. Human ratings do not count.
+// whole minutes of both times: exact sums over all arms, since all of them are paid for. Human ratings do not
+// count, nor do scores that are kept aside.
 func (s *Store) Flows(ctx context.Context, key usage.Key, times runbook.Times) ([]runbook.Flow, error) {
 	from, to := minutes(times.From, times.To)
 	before, _ := minutes(times.Before, times.From)

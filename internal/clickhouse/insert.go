@@ -119,6 +119,8 @@ var qualityTable = table{"quality", []column{
 	{"kind", symbol},
 	{"score", "Float64"},
 	{"confidence", "Float64"},
+	{"counts", "Bool"},
+	{"calibrated", "Float64"},
 }}
 
 // InsertQuality stores a batch of evaluations, exactly once like InsertSpans.
@@ -130,6 +132,7 @@ func (s *Store) InsertQuality(ctx context.Context, evaluations []usage.Quality, 
 			q.TenantID, q.Provider, q.Model, q.ServedModel, q.PromptTemplate,
 			cohort(q.ExperimentID), q.ExperimentID, arm(q.Arm), q.Evaluator,
 			q.EvaluatorVersion, q.Kind, q.Score, q.Confidence,
+			q.Kind != "human" && !q.Aside, q.OnScale(),
 		}
 	})
 	if err != nil {

@@ -42,7 +42,7 @@ type KPIQuery struct {
 	Where    map[Dimension][]string // a call's value is one of these
 
 	Percentiles bool // of cost, latency and time to first token; they are most of the work
-	Quality     bool // percentiles of scores among it
+	Quality     bool // percentiles of scores among it: those that count, as calibrated
 	Outcomes    bool
 
 	QualityKinds []string // judge, heuristic, human; empty: all but human

@@ -29,7 +29,7 @@ type SeriesPoint struct {
 
 // Live returns spend, requests and quality of production traffic of the keys that spent most in
 // [from, to), at most limit of them, per step of whole minutes and arm, ordered by key, time and arm.
-// Human ratings do not count.
+// Human ratings do not count, nor do evaluators that are on trial or failing.
 func (s *Store) Live(ctx context.Context, from, to time.Time, step time.Duration, limit int) ([]SeriesPoint, error) {
 	if step < time.Minute || step%time.Minute != 0 {
 		return nil, errors.New("reading the live series: the step must be whole minutes, at least one")
@@ -91,7 +91,8 @@ type Totals struct {
 	MeanQuality  float64  `json:"quality_mean"` // 0 when Scored is
 }
 
-// Totals sums all traffic in [from, to): every cohort and arm; human ratings do not count as scores.
+// Totals sums all traffic in [from, to): every cohort and arm; human ratings do not count as scores, nor do
+// those of evaluators that are on trial or failing.
 func (s *Store) Totals(ctx context.Context, from, to time.Time) (Totals, error) {
 	from, to = minutes(from, to)
 	t := Totals{Spend: new(big.Int)}

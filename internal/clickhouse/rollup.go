@@ -34,7 +34,7 @@ var rollups = []struct {
 	count  string // how many raw rows a rollup's rows stand for
 }{
 	{"spans", []string{"kpi_1m", "kpi_1h", "kpi_1d"}, "requests"},
-	{"quality", []string{"quality_1m", "quality_1h", "quality_1d"}, "scored"},
+	{"quality", []string{"quality_1m", "quality_1h", "quality_1d"}, "scored + aside"},
 	{"outcomes", []string{"outcomes_1m", "outcomes_1h", "outcomes_1d"}, "outcomes"},
 }
 

@@ -1,9 +1,13 @@
 package contract
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/calibrate"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 // Standing is what the scores of one version of an evaluator count for.
@@ -17,7 +21,9 @@ const (
 	Retired  Standing = "retired"  // replaced by another
 )
 
-// EvaluatorRecord is what one version of an evaluator counts for from Since on; the newest record stands.
+// EvaluatorRecord is what one version of an evaluator counts for from Since on; the newest record stands. It holds for
+// scores by their own time, so that one that comes late counts as it would have then. A Since to come leaves every
+// ingest the time to hear of it, so that all change at one instant.
 type EvaluatorRecord struct {
 	Evaluator string            `json:"evaluator"`
 	Version   string            `json:"evaluator_version"`
@@ -32,3 +38,43 @@ type EvaluatorRecord struct {
 	AnchorMean float64 `json:"anchor_mean,omitempty"`
 	AnchorSD   float64 `json:"anchor_sd,omitempty"`
 }
+
+// maxEvaluatorName bounds the names in a record, in bytes, as ingest bounds those of scores.
+const maxEvaluatorName = 256
+
+// Validate refuses a record that says nothing, or nothing that could be applied.
+func (r EvaluatorRecord) Validate() error {
+	switch {
+	case r.Evaluator == "":
+		return errors.New("the evaluator has no name")
+	case len(r.Evaluator) > maxEvaluatorName || len(r.Version) > maxEvaluatorName:
+		return fmt.Errorf("the name of the evaluator or of its version is longer than %d bytes", maxEvaluatorName)
+	case !slices.Contains([]Standing{Counting, Trial, Failing, Retired}, r.Standing):
+		return fmt.Errorf("%q is no standing: there are %s, %s, %s and %s", r.Standing, Counting, Trial, Failing, Retired)
+	case r.Since.IsZero():
+		return errors.New("the record does not say since when")
+	}
+	return r.Mapping.Validate()
+}
+
+// HumanPairsQuery asks for an evaluator's scores of calls that people rated. An empty name or tenant means all.
+type HumanPairsQuery struct {
+	Evaluator, Version, Tenant string
+	From, To                   time.Time // of the evaluator's scores, half-open
+	Limit                      int       // the newest; 0: 100,000
+}
+
+// RatedScore is what people and an evaluator said of one call.
+type RatedScore struct {
+	Key       usage.Key `json:"key"`
+	Evaluator string    `json:"evaluator"`
+	Version   string    `json:"evaluator_version"`
+	TraceID   string    `json:"trace_id"`
+	At        time.Time `json:"at"`     // when the evaluator last scored it
+	Human     float64   `json:"human"`  // the mean of the raters, each of whom counts once
+	Judge     float64   `json:"judge"`  // the evaluator's score as it gave it, not calibrated
+	Raters    int       `json:"raters"` // how many people rated it
+}
+
+// Pair is the two scores.
+func (r RatedScore) Pair() calibrate.Pair { return calibrate.Pair{Human: r.Human, Judge: r.Judge} }

@@ -186,6 +186,19 @@ type Quality struct {
 	Confidence       float64
 	Kind             string // judge, heuristic or human
 	Timestamp        time.Time
+
+	// What its evaluator's standing made of the score when it came in. A score that nobody spoke of counts as it is.
+	Aside      bool    // stored, and kept out of detection and baselines
+	Mapped     bool    // Calibrated is the score on the scale of baselines, in place of Score
+	Calibrated float64 // 0 to 1
+}
+
+// OnScale is the score on the scale that baselines are drawn on.
+func (q *Quality) OnScale() float64 {
+	if q.Mapped {
+		return q.Calibrated
+	}
+	return q.Score
 }
 
 // Outcome is what a call led to in the business: a conversion, a support ticket, a customer who stayed.

@@ -104,4 +104,18 @@ DROP VIEW IF EXISTS sweep_1m_from_quality ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_quality ON CLUSTER 'prod' TO sweep_1m AS
 DROP VIEW IF EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod' TO sweep_1m AS
+CREATE TABLE IF NOT EXISTS evaluators ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+ALTER TABLE quality ON CLUSTER 'prod'
+ALTER TABLE quality_1m ON CLUSTER 'prod' ADD COLUMN IF NOT EXISTS aside SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1))
+ALTER TABLE quality_1h ON CLUSTER 'prod' ADD COLUMN IF NOT EXISTS aside SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1))
+ALTER TABLE quality_1d ON CLUSTER 'prod' ADD COLUMN IF NOT EXISTS aside SimpleAggregateFunction(sum, UInt64) CODEC(T64, ZSTD(1))
+DROP VIEW IF EXISTS quality_1d_from_quality_1h ON CLUSTER 'prod'
+CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1d_from_quality_1h ON CLUSTER 'prod' TO quality_1d AS
+DROP VIEW IF EXISTS quality_1h_from_quality_1m ON CLUSTER 'prod'
+CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1h_from_quality_1m ON CLUSTER 'prod' TO quality_1h AS
+DROP VIEW IF EXISTS quality_1m_from_quality ON CLUSTER 'prod'
+CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1m_from_quality ON CLUSTER 'prod' TO quality_1m AS
+DROP VIEW IF EXISTS sweep_1m_from_quality ON CLUSTER 'prod'
+CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_quality ON CLUSTER 'prod' TO sweep_1m AS
 
