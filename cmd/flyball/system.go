@@ -20,6 +20,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/devstack"
+	"github.com/flyball-dev/flyball/internal/evaluators"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/notify"
@@ -43,7 +44,8 @@ type system struct {
 	door     *ingest.Door // to all that the front serves
 	ingest   *ingest.Ingest
 	scores   *complexity.Scores // of tasks, where ingest is
-	people   latePeople         // whose word comes from channels
+	judges   *evaluators.Registry
+	people   latePeople // whose word comes from channels
 
 	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64
@@ -148,6 +150,7 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 	if s.ingest != nil {
 		group.Go(func() error { return s.ingest.Run(ctx) })
 		group.Go(func() error { s.scores.Run(ctx); return nil })
+		group.Go(func() error { s.judges.Run(ctx); return nil })
 	}
 	if s.config.TokensFile != "" {
 		group.Go(func() error { s.watchTokens(ctx); return nil })
@@ -234,12 +237,17 @@ func (s *system) openIngest(ctx context.Context) (err error) {
 	if err := s.scores.Refresh(ctx); err != nil {
 		s.log.Warn("The complexity of tasks is not known yet", "error", err)
 	}
+	s.judges = evaluators.New(s.store, s.log)
+	if err := s.judges.Refresh(ctx); err != nil { // else scores on trial would page
+		return storeError(err)
+	}
 	s.ingest, err = ingest.Open(ingest.Options{
 		Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Door: s.door,
 		Lookup: func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error) {
 			return s.store.FindSpans(ctx, traces, time.Now())
 		},
 		Complexity:      s.scores.Of,
+		Standing:        s.judges.Apply,
 		TenantAttribute: s.config.OTLP.TenantAttribute, LiteLLMTenant: s.config.LiteLLM.Tenant,
 	})
 	if err != nil {

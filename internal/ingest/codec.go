@@ -17,17 +17,18 @@ const (
 	kindSpan       kind = 1
 	kindDeployment kind = 3
 	kindSeen       kind = 5  // in summaries: ids and what the span's dimensions were
-	kindQuality    kind = 8  // a quality event
 	kindOutcome    kind = 9  // an outcome
 	kindWaiting    kind = 10 // an event that waits for its span: its kind, then the event
 	kindReleased   kind = 11 // an event that was joined to its span: its id as sent, its kind, then the event
 	kindDimensions kind = 12 // in summaries: dimensions that later records of the file refer to
+	kindQuality    kind = 13 // a quality event
 
 	// No longer written, still read: from before scores and dimensions knew the served model and the provider.
 	kindQuality1    kind = 2
 	kindWaiting1    kind = 4
 	kindDimensions1 kind = 6
 	kindReleased1   kind = 7
+	kindQuality2    kind = 8 // from before scores knew what their evaluators count for
 
 	kindDamaged kind = 127 // bytes that were damaged; whoever reads on skips them
 )
@@ -242,10 +243,24 @@ func appendQuality(to []byte, q *usage.Quality) []byte {
 	w.time(q.Timestamp)
 	w.string(q.ServedModel)
 	w.string(q.Provider)
+	w.bool(q.Aside)
+	w.bool(q.Mapped)
+	if q.Mapped {
+		w.float(q.Calibrated)
+	}
 	return w
 }
 
 func (r *reader) quality(q *usage.Quality) {
+	r.quality2(q)
+	q.Aside, q.Mapped = r.bool(), r.bool()
+	if q.Mapped {
+		q.Calibrated = r.float()
+	}
+}
+
+// quality2 reads a quality event as it was before it knew what its evaluator counts for.
+func (r *reader) quality2(q *usage.Quality) {
 	r.quality1(q)
 	q.ServedModel, q.Provider = r.string(), r.string()
 }

@@ -81,8 +81,7 @@ func (r *request) addSpan(index int, s *usage.Span, q *usage.Quality) {
 		u.unpriced = s.Model
 	}
 	if q != nil {
-		score := *q
-		u.event = scoreEvent{&score}
+		u.event = r.score(q)
 	}
 	from := len(r.buf)
 	r.buf = appendSpan(r.buf, s)
@@ -91,8 +90,16 @@ func (r *request) addSpan(index int, s *usage.Span, q *usage.Quality) {
 }
 
 func (r *request) addQuality(index int, q *usage.Quality) {
+	r.addEvent(index, r.score(q))
+}
+
+// score is a copy of the score as it counts.
+func (r *request) score(q *usage.Quality) scoreEvent {
 	score := *q
-	r.addEvent(index, scoreEvent{&score})
+	if r.ingest.opt.Standing != nil {
+		r.ingest.opt.Standing(&score)
+	}
+	return scoreEvent{&score}
 }
 
 func (r *request) addOutcome(index int, o *usage.Outcome) {

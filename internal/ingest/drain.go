@@ -250,7 +250,7 @@ func (b *batch) add(records []byte, names map[string]string) error {
 		case kindReleased1:
 			in.id()
 			fallthrough
-		case kindQuality, kindQuality1, kindOutcome:
+		case kindQuality, kindQuality2, kindQuality1, kindOutcome:
 			return b.addEvent(in.event(k))
 		case kindDeployment:
 			b.deployments = append(b.deployments, usage.Deployment{})

@@ -57,6 +57,10 @@ func (r *reader) event(k kind) (event, error) {
 		var q usage.Quality
 		r.quality(&q)
 		return scoreEvent{&q}, r.err
+	case kindQuality2:
+		var q usage.Quality
+		r.quality2(&q)
+		return scoreEvent{&q}, r.err
 	case kindQuality1, kindWaiting1, kindReleased1:
 		var q usage.Quality
 		r.quality1(&q)

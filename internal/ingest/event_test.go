@@ -281,10 +281,14 @@ func TestSpansAreLookedUp(t *testing.T) {
 // What an older version left in the spool is still read: drained, waiting and summarized.
 func TestOlderSpool(t *testing.T) {
 	t.Parallel()
-	old := func(q usage.Quality) []byte { // without the served model and the provider, which came last
+	// Without what its evaluator counts for, which came last, and before that the served model and the provider.
+	before := func(q usage.Quality) []byte {
 		b := appendQuality(nil, &q)
 		return b[:len(b)-2]
 	}
+	old := func(q usage.Quality) []byte { b := before(q); return b[:len(b)-2] }
+	later := score("later", "org", "t", "")
+	later.Model, later.ServedModel = "gpt-4o", "m"
 	landed, waits, released := score("landed", "org", "t", ""), score("waits", "org", "t", ""), score("released", "org", "t", "")
 	landed.Model, released.Model = "gpt-4o", "gpt-4o"
 	known, absent := identify('q', "org", "released as sent"), score("summarized", "org", "t5", "")
@@ -301,9 +305,11 @@ func TestOlderSpool(t *testing.T) {
 		return b
 	}
 	segment := (&spool{dir: dir}).path(0, segmentSuffix)
-	wl, ww, wr := old(landed), old(waits), old(released)
+	wl, ww, wr, wt := old(landed), old(waits), old(released), append([]byte{byte(kindQuality2)}, before(later)...)
 	text := append([]byte(segmentMagic), frameOf(
 		appendRecord(nil, kindQuality1, len(wl), wl),
+		appendRecord(nil, kindQuality2, len(wt)-1, wt[1:]),
+		appendRecord(nil, kindReleased, len(known)+len(wt), known[:], wt),
 		appendRecord(nil, kindWaiting1, len(ww), ww),
 		appendRecord(nil, kindReleased1, len(known)+len(wr), known[:], wr),
 	)...)
@@ -314,7 +320,8 @@ func TestOlderSpool(t *testing.T) {
 	i, _ = start(t, opt)
 	require.Zero(t, i.Stats().CorruptSegments)
 	require.EqualValues(t, 1, i.Stats().Waiting)
-	require.Eventually(t, func() bool { return sink.count() == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return sink.count() == 4 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, later, sink.score("later"))
 	require.Equal(t, landed, sink.score("landed"))
 	require.Equal(t, released, sink.score("released"))
 	require.NoError(t, i.Accept(t.Context(), nil, []usage.Quality{score("released as sent", "org", "t", "")}))
@@ -344,3 +351,34 @@ func TestOlderSpool(t *testing.T) {
 }
 
 func traceIDBytes(tenant, trace string) []byte { k := traceID(tenant, trace); return k[:] }
+
+// A score counts for what its evaluator did when it came in, however late its call comes and whatever is restarted.
+func TestStanding(t *testing.T) {
+	t.Parallel()
+	dir, sink := t.TempDir(), newStore()
+	opt := testOptions(t, dir, sink)
+	opt.Standing = func(q *usage.Quality) {
+		q.Aside, q.Mapped, q.Calibrated = q.ID != "counts", q.ID != "as it is", q.Score/4
+	}
+	i, stop := start(t, opt)
+	scores := []usage.Quality{score("counts", "org", "t", ""), score("as it is", "org", "t", ""), score("waits", "", "t", "")}
+	scores[0].Model, scores[1].Model = "gpt-4o", "gpt-4o"
+	require.NoError(t, i.Accept(t.Context(), nil, scores))
+	stop()
+	opt.Standing = func(*usage.Quality) { panic("asked again") }
+	i, _ = start(t, opt)
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "1")}, nil))
+	require.Eventually(t, func() bool {
+		return sink.score("waits").Model != "" && sink.score("as it is").ID != "" && sink.score("counts").ID != ""
+	}, 10*time.Second, time.Millisecond)
+	for _, q := range scores {
+		got := sink.score(q.ID)
+		require.Equal(t, 0.5, got.Score, q.ID)
+		require.Equal(t, q.ID != "counts", got.Aside, q.ID)
+		onScale := 0.125
+		if q.ID == "as it is" {
+			onScale = 0.5
+		}
+		require.Equal(t, onScale, got.OnScale(), q.ID)
+	}
+}

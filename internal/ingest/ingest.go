@@ -51,6 +51,10 @@ type Options struct {
 	// asked about every such call that names a task, and must answer from memory. Nil: nothing is known.
 	Complexity func(tenant, task string) float64
 
+	// Standing writes into a score what its evaluator counts for. It is asked about every score, and must answer from
+	// memory. Nil: all count as they are.
+	Standing func(*usage.Quality)
+
 	// TenantAttribute is the OpenTelemetry attribute that names the tenant where neither flyball.tenant_id nor
 	// tenant.id does.
 	TenantAttribute string

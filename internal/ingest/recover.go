@@ -102,7 +102,7 @@ func identities(k kind, in *reader, anyTenant bool) (d dimensions, ids []id, err
 			ids = append(ids, traceID("", s.TraceID))
 		}
 		return dimensionsOf(&s), ids, in.err
-	case kindQuality, kindQuality1, kindOutcome:
+	case kindQuality, kindQuality2, kindQuality1, kindOutcome:
 		e, err := in.event(k)
 		if err != nil {
 			return d, nil, err
