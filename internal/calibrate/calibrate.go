@@ -33,6 +33,44 @@ type Correlation struct {
 // Passes reports whether the scores may page. No data passes nothing.
 func (c Correlation) Passes() bool { return c.Known && c.Spearman >= Gate }
 
+// z95 is the normal quantile of a two-sided interval of 95 %.
+const z95 = 1.959963984540054
+
+// SpearmanInterval is the interval of 95 % of the rank correlation, by Fisher's z with a variance of
+// (1 + ρ²/2) / (n − 3) (Bonett and Wright, 2000). Fewer than four pairs say nothing: −1 to 1.
+func (c Correlation) SpearmanInterval() (low, high float64) {
+	if !c.Known || c.N < 4 {
+		return -1, 1
+	}
+	z, half := math.Atanh(c.Spearman), z95*math.Sqrt((1+c.Spearman*c.Spearman/2)/float64(c.N-3))
+	return math.Tanh(z - half), math.Tanh(z + half)
+}
+
+// Verdict is what a gate makes of a correlation.
+type Verdict string
+
+// The verdicts.
+const (
+	Passes       Verdict = "passes"
+	Fails        Verdict = "fails"
+	Inconclusive Verdict = "inconclusive" // the gate lies within the interval, or there are too few pairs
+)
+
+// Verdict compares the interval of the rank correlation with the gate: where Passes takes the estimate at its word, this
+// knows how little it may stand on. Fewer than LeastPairs pairs are inconclusive.
+func (c Correlation) Verdict() Verdict {
+	low, high := c.SpearmanInterval()
+	switch {
+	case c.N < LeastPairs || !c.Known:
+		return Inconclusive
+	case low >= Gate:
+		return Passes
+	case high < Gate:
+		return Fails
+	}
+	return Inconclusive
+}
+
 // Correlate measures the agreement of the pairs.
 func Correlate(pairs []Pair) Correlation {
 	x, y := columns(pairs)

@@ -57,14 +57,31 @@ func (m Mapping) Validate() error {
 			return fmt.Errorf("knot %d of the mapping is not above the one before", i)
 		}
 	}
+	if len(m.From) > maxKnots {
+		return fmt.Errorf("a mapping has %d knots: at most %d", len(m.From), maxKnots)
+	}
 	return nil
 }
 
-// maxKnots bounds a quantile mapping.
+// maxKnots bounds a mapping, so that it fits into a row, and into a look-up for every score.
 const maxKnots = 64
 
+// Fit is the mapping of a method from Judge to Human. Same, and any method without pairs, leaves scores as they are.
+func Fit(method Method, pairs []Pair) Mapping {
+	switch {
+	case len(pairs) == 0:
+		return Mapping{}
+	case method == Isotonic:
+		return FitIsotonic(pairs)
+	case method == Quantile:
+		return FitQuantile(pairs)
+	}
+	return Mapping{}
+}
+
 // FitIsotonic fits the monotone curve from Judge to Human of least squared error, by pooling adjacent violators
-// (Ayer et al., 1955). Pairs with one score of the judge count together.
+// (Ayer et al., 1955). Pairs with one score of the judge count together. A curve of more than 64 knots keeps that many of
+// them, both ends among them.
 func FitIsotonic(pairs []Pair) Mapping {
 	sorted := slices.SortedFunc(slices.Values(pairs), func(a, b Pair) int { return cmp.Compare(a.Judge, b.Judge) })
 	type block struct{ from, to, sum, n float64 }
@@ -92,35 +109,40 @@ func FitIsotonic(pairs []Pair) Mapping {
 		m.add(b.from, b.sum/b.n)
 		m.add(b.to, b.sum/b.n)
 	}
-	return m
+	return m.thinned()
 }
 
 // FitQuantile maps each quantile of Judge to the same one of Human: it needs no pairing, only that both scored
-// like calls.
+// like calls. One score of the judge that stands at many quantiles is mapped to the mean of those of Human. It has at
+// most 64 knots, as FitIsotonic.
 func FitQuantile(pairs []Pair) Mapping {
 	x, y := columns(pairs)
 	slices.Sort(x)
 	slices.Sort(y)
 	m := Mapping{Method: Quantile}
-	n := min(len(pairs), maxKnots)
-	for k := range n {
-		q := 0.5
-		if n > 1 {
-			q = float64(k) / float64(n-1)
+	for from := 0; from < len(y); {
+		to := from + 1
+		for to < len(y) && y[to] == y[from] {
+			to++
 		}
-		m.add(quantile(y, q), quantile(x, q))
+		m.add(y[from], mean(x[from:to]))
+		from = to
 	}
-	return m
+	return m.thinned()
 }
 
-// quantile is that of sorted values, linear between them.
-func quantile(sorted []float64, q float64) float64 {
-	at := q * float64(len(sorted)-1)
-	i := int(at)
-	if i >= len(sorted)-1 {
-		return sorted[len(sorted)-1]
+// thinned keeps knots at even distances of their order, where there are too many: where scores are dense, knots are.
+func (m Mapping) thinned() Mapping {
+	n := len(m.From)
+	if n <= maxKnots {
+		return m
 	}
-	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
+	thin := Mapping{Method: m.Method}
+	for k := range maxKnots {
+		i := k * (n - 1) / (maxKnots - 1)
+		thin.From, thin.To = append(thin.From, m.From[i]), append(thin.To, m.To[i])
+	}
+	return thin
 }
 
 // FitNormal is the mapping that gives scores with the present moments those that the anchor set had: rolling
