@@ -78,3 +78,48 @@ type RatedScore struct {
 
 // Pair is the two scores.
 func (r RatedScore) Pair() calibrate.Pair { return calibrate.Pair{Human: r.Human, Judge: r.Judge} }
+
+// EvaluatorVersion names one version of an evaluator.
+type EvaluatorVersion struct {
+	Evaluator string `json:"evaluator"`
+	Version   string `json:"evaluator_version"`
+}
+
+func (v EvaluatorVersion) String() string {
+	if v.Version == "" {
+		return v.Evaluator
+	}
+	return v.Evaluator + " " + v.Version
+}
+
+// Of reports whether the record is of the version.
+func (r EvaluatorRecord) Of(v EvaluatorVersion) bool {
+	return r.Evaluator == v.Evaluator && r.Version == v.Version
+}
+
+// BothScoredQuery asks for the calls that two versions have scored.
+type BothScoredQuery struct {
+	Old, New EvaluatorVersion
+	From, To time.Time // of the scores, half-open
+	Limit    int       // 0: 100,000; of more a share is taken, by their trace ids
+}
+
+// BothScored is what two evaluators said of one call, as they gave it.
+type BothScored struct {
+	Key     usage.Key
+	TraceID string
+	At      time.Time // when the later one scored it
+	Old     float64
+	New     float64
+}
+
+// EvaluatorScores is what one version of an evaluator gave in a range.
+type EvaluatorScores struct {
+	EvaluatorVersion
+	Kind       string    `json:"kind"`
+	Scored     int64     `json:"scored"`
+	Counted    int64     `json:"counted"`    // of these, how many reached detection
+	Mean       float64   `json:"mean"`       // of the scores as given
+	Calibrated float64   `json:"calibrated"` // their mean on the scale of baselines
+	Last       time.Time `json:"last"`
+}
