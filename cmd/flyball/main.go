@@ -78,6 +78,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(policyCommand())
 	root.AddCommand(rerateCommand(), rebuildCommand(), compactCommand())
 	root.AddCommand(complexityCommand(), kpiCommand())
+	root.AddCommand(judgeCommand())
 	root.AddCommand(tokenCommand())
 	root.AddCommand(slackCommand())
 	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand())

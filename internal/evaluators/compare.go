@@ -146,28 +146,35 @@ func Trial(history []contract.EvaluatorRecord, now, against contract.EvaluatorVe
 	if now == against {
 		return contract.EvaluatorRecord{}, fmt.Errorf("%s cannot be on trial against itself", now)
 	}
-	if r := standing(history, against, at); r.Standing != contract.Counting {
+	since := instant(history, at, now, against)
+	if r := standing(history, against, since); r.Standing != contract.Counting {
 		return contract.EvaluatorRecord{}, fmt.Errorf("%s does not count itself: it is %s", against, r.Standing)
 	}
-	r, known := InForce(history, now, at.Add(Lead))
+	r, known := InForce(history, now, since)
 	if known && r.Standing == contract.Trial {
 		return contract.EvaluatorRecord{}, fmt.Errorf("%s is on trial already, since %s", now, r.Since.Format(time.RFC3339))
 	}
-	r = contract.EvaluatorRecord{Evaluator: now.Evaluator, Version: now.Version, Standing: contract.Trial, Since: instant(at), By: who.By, Reason: who.Reason, AnchorMean: r.AnchorMean, AnchorSD: r.AnchorSD}
+	r = contract.EvaluatorRecord{Evaluator: now.Evaluator, Version: now.Version, Standing: contract.Trial, Since: since, By: who.By, Reason: who.Reason, AnchorMean: r.AnchorMean, AnchorSD: r.AnchorSD}
 	if !known {
 		r.Since = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
 	return r, nil
 }
 
-// instant is the earliest at which a change reaches every ingest at once.
-func instant(at time.Time) time.Time {
-	return at.UTC().Add(Lead + time.Second - 1).Truncate(time.Second)
+// instant is the earliest at which a change reaches every ingest at once, behind all that is to come for the versions.
+func instant(history []contract.EvaluatorRecord, at time.Time, versions ...contract.EvaluatorVersion) time.Time {
+	since := at.UTC().Add(Lead + time.Second - 1).Truncate(time.Second)
+	for _, r := range history {
+		if slices.ContainsFunc(versions, r.Of) && !r.Since.Before(since) {
+			since = r.Since.Add(time.Second)
+		}
+	}
+	return since
 }
 
 // Switch is the records by which the new version counts, through the mapping, and the old one retires, from one instant on.
 func Switch(history []contract.EvaluatorRecord, old, now contract.EvaluatorVersion, m calibrate.Mapping, at time.Time, who Who) ([]contract.EvaluatorRecord, error) {
-	since := instant(at)
+	since := instant(history, at, old, now)
 	was, will := standing(history, old, since), standing(history, now, since)
 	switch {
 	case old == now:
@@ -191,14 +198,8 @@ func Back(history []contract.EvaluatorRecord, old, now contract.EvaluatorVersion
 	}
 	before := newest.Since.Add(-time.Millisecond)
 	was, will := standing(history, old, before), standing(history, now, before)
-	since := instant(at)
-	if !since.After(newest.Since) { // the switch is still to come
-		since = newest.Since.Add(time.Second)
-	}
+	since := instant(history, at, old, now)
 	was.Since, was.By, was.Reason = since, who.By, who.Reason
 	will.Since, will.By, will.Reason = since, who.By, who.Reason
-	if will.Standing == contract.Counting { // it was never on trial, and would count beside the old one
-		will.Standing = contract.Trial
-	}
 	return []contract.EvaluatorRecord{was, will}, nil
 }
