@@ -133,13 +133,16 @@ func readLine(r *bufio.Reader) (line []byte, long bool, err error) {
 
 // readPair reads one object; reason says what is wrong with it.
 func readPair(text []byte) (p calibrate.Pair, reason string) {
-	var fields struct{ Human, Judge *float64 }
+	var fields struct {
+		Human *float64 `json:"human"`
+		Judge *float64 `json:"judge"`
+	}
 	var kind *json.UnmarshalTypeError
 	switch err := json.Unmarshal(text, &fields); {
 	case errors.As(err, &kind) && kind.Field != "":
-		return p, fmt.Sprintf("%s must be a number, not %s", kind.Field, kind.Value)
+		return p, fmt.Sprintf("%s must be a number, not a %s", kind.Field, kind.Value)
 	case err != nil:
-		return p, fmt.Sprintf("is not an object of JSON: %v", err)
+		return p, "is not an object of JSON"
 	case fields.Human == nil:
 		return p, "human is missing"
 	case fields.Judge == nil:

@@ -15,7 +15,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/complexity"
+	"github.com/flyball-dev/flyball/internal/ingest"
+	"github.com/flyball-dev/flyball/internal/pricing/book"
 	"github.com/flyball-dev/flyball/internal/simulate"
 )
 
@@ -26,13 +29,19 @@ func TestMain(m *testing.M) {
 }
 
 // TestScript runs testdata/script. Each script has a server of its own in $URL: the simulator's
-// control API, the complexity of tasks, and an ingest that knows a span again by its id.
+// control API, the complexity of tasks, an ingest that knows a span again by its id, and a real one of scores.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			server := httptest.NewServer(fakeIngest())
-			env.Defer(server.Close)
+			handler := fakeIngest()
+			quality, err := qualityIngest(env.WorkDir)
+			if err != nil {
+				return err
+			}
+			handler.Handle("/v1/quality", quality.Handler())
+			server := httptest.NewServer(handler)
+			env.Defer(func() { server.Close(); _ = quality.Close() })
 			env.Setenv("URL", server.URL)
 			return nil
 		},
@@ -58,7 +67,16 @@ func TestScript(t *testing.T) {
 	})
 }
 
-func fakeIngest() http.Handler {
+// qualityIngest is an ingest whose store is away: what it takes stays in its spool.
+func qualityIngest(dir string) (*ingest.Ingest, error) {
+	prices, err := book.Default()
+	if err != nil {
+		return nil, err
+	}
+	return ingest.Open(ingest.Options{Dir: filepath.Join(dir, ".spool"), Sink: &clickhouse.Store{}, Book: prices, Logger: slog.New(slog.DiscardHandler)})
+}
+
+func fakeIngest() *http.ServeMux {
 	seen := map[string]bool{}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})

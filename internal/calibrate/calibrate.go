@@ -106,7 +106,7 @@ func pearson(x, y []float64) (r float64, ok bool) {
 	if sxx == 0 || syy == 0 {
 		return 0, false
 	}
-	return max(-1, min(1, sxy/math.Sqrt(sxx)/math.Sqrt(syy))), true
+	return ratio(sxy, sxx, syy), true
 }
 
 func mean(x []float64) float64 {
@@ -157,7 +157,17 @@ func tauB(x, y []float64) float64 {
 	tiesY := tied(n, func(i int) bool { return ys[i] == ys[i-1] })
 	all := float64(n) * float64(n-1) / 2
 	concordantLess := all - tiesX - tiesY + tiesXY - 2*discordant
-	return max(-1, min(1, concordantLess/math.Sqrt(all-tiesX)/math.Sqrt(all-tiesY)))
+	return ratio(concordantLess, all-tiesX, all-tiesY)
+}
+
+// ratio is s/√(a b), within −1 and 1. The root of the product is exact where the result is, unless that is too small or too
+// large for a float.
+func ratio(s, a, b float64) float64 {
+	root := math.Sqrt(a * b)
+	if root == 0 || math.IsInf(root, 0) {
+		root = math.Sqrt(a) * math.Sqrt(b)
+	}
+	return max(-1, min(1, s/root))
 }
 
 // tied is the number of pairs within runs of equal elements.

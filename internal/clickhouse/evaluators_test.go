@@ -192,3 +192,69 @@ func testHumanPairs(t *testing.T, s *Store) {
 		require.Equal(t, test.want, got, name)
 	}
 }
+
+func testBothScored(t *testing.T, s *Store) {
+	ctx, at := t.Context(), time.Now().UTC().Add(-time.Hour).Truncate(time.Minute)
+	old, now := contract.EvaluatorVersion{Evaluator: "a", Version: "1"}, contract.EvaluatorVersion{Evaluator: "b", Version: "1"}
+	var scores []usage.Quality
+	say := func(by contract.EvaluatorVersion, trace, span string, score float64, after time.Duration) {
+		scores = append(scores, usage.Quality{
+			ID: fmt.Sprint("q", len(scores)), TraceID: trace, SpanID: span, TenantID: "org", Model: "m", Evaluator: by.Evaluator, EvaluatorVersion: by.Version,
+			Kind: "judge", Score: score, Confidence: 1, Timestamp: at.Add(after),
+		})
+	}
+	// Of a trace with two spans each is a pair; what the other did not score is none.
+	say(old, "spans", "1", 0.5, 0)
+	say(old, "spans", "2", 0.25, 0)
+	say(now, "spans", "2", 0.75, time.Second)
+	say(now, "spans", "1", 1, time.Second)
+	say(now, "spans", "3", 0, time.Second)
+	// One of the two names no spans: the means of the trace.
+	say(old, "means", "", 0.5, 2*time.Second)
+	say(now, "means", "1", 0.25, 2*time.Second)
+	say(now, "means", "2", 0.75, 3*time.Second)
+	// Other spans, another version, one alone, and one out of the range.
+	say(old, "others", "1", 0.5, 0)
+	say(now, "others", "2", 0.5, 0)
+	say(old, "version", "", 0.5, 0)
+	say(contract.EvaluatorVersion{Evaluator: "b", Version: "2"}, "version", "", 0.5, 0)
+	say(old, "alone", "", 0.5, 0)
+	say(old, "late", "", 0.5, 0)
+	say(now, "late", "", 0.5, time.Hour)
+	require.NoError(t, s.InsertQuality(ctx, scores, "scores"))
+	key := usage.Key{Tenant: "org", Model: "m"}
+	q := contract.BothScoredQuery{Old: old, New: now, From: at, To: at.Add(time.Minute)}
+	got, part, err := s.BothScored(ctx, q)
+	require.NoError(t, err)
+	require.Equal(t, 1, part)
+	require.Equal(t, []contract.BothScored{
+		{Key: key, TraceID: "spans", At: at.Add(time.Second), Old: 0.5, New: 1},
+		{Key: key, TraceID: "spans", At: at.Add(time.Second), Old: 0.25, New: 0.75},
+		{Key: key, TraceID: "means", At: at.Add(3 * time.Second), Old: 0.5, New: 0.5},
+	}, got)
+
+	// Of more than the limit a share is taken, the same one each time.
+	scores = nil
+	for i := range 4000 {
+		say(old, fmt.Sprint("many-", i), "", float64(i)/4000, 10*time.Second)
+		say(now, fmt.Sprint("many-", i), "", float64(i)/4000, 10*time.Second)
+	}
+	for i := range scores {
+		scores[i].ID = fmt.Sprint("many-", i)
+	}
+	require.NoError(t, s.InsertQuality(ctx, scores, "many"))
+	q.Limit = 1000
+	got, part, err = s.BothScored(ctx, q)
+	require.NoError(t, err)
+	require.Equal(t, 5, part)
+	require.InDelta(t, 800, len(got), 120)
+	again, _, err := s.BothScored(ctx, q)
+	require.NoError(t, err)
+	require.Equal(t, got, again)
+
+	given, err := s.EvaluatorScores(ctx, at, at.Add(time.Minute))
+	require.NoError(t, err)
+	require.Len(t, given, 3)
+	require.Equal(t, []any{"a", int64(4007), int64(4007), "judge"}, []any{given[0].Evaluator, given[0].Scored, given[0].Counted, given[0].Kind})
+	require.InDelta(t, 0.5, given[0].Mean, 0.01)
+}

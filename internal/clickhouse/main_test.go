@@ -60,6 +60,7 @@ func TestStore(t *testing.T) {
 		{"scores aside", testAside},
 		{"scores from before", testAsideUpgrade},
 		{"human pairs", testHumanPairs},
+		{"both scored", testBothScored},
 		{"rebuild of an old month", testRebuildOld},
 		{"compact", testCompact},
 		{"rerate", testRerate},
