@@ -150,6 +150,9 @@ func trialCommand() *cobra.Command {
 		Example: "  flyball judge trial helpfulness 2026-06 --against 2026-05",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if against == "" {
+				return &exitError{exitUsage, errors.New("say with --against which version counts now")}
+			}
 			who, err := o.by("beside " + against)
 			if err != nil {
 				return err
@@ -173,7 +176,6 @@ func trialCommand() *cobra.Command {
 	}
 	o.changeFlags(cmd)
 	cmd.Flags().StringVar(&against, "against", "", "the version that counts now")
-	_ = cmd.MarkFlagRequired("against") // fails on a flag that is not there
 	return cmd
 }
 
@@ -215,9 +217,9 @@ calls a share is taken.`,
 // compared is what the store says of two versions.
 type compared struct {
 	evaluators.Comparison
-	Part  int   `json:"one_in"` // of the calls, when there are too many
-	Ready bool  `json:"ready"`
-	Why   error `json:"-"` // it is not ready
+	Part  int    `json:"one_in"` // of the calls, when there are too many
+	Ready bool   `json:"ready"`
+	Why   string `json:"why,omitempty"` // it is not ready
 
 	pairs   []calibrate.Pair
 	history []contract.EvaluatorRecord
@@ -245,8 +247,10 @@ func (o *judging) compare(ctx context.Context, store *clickhouse.Store, old, now
 	inForce, _ := evaluators.InForce(c.history, old, at)
 	c.Comparison, c.Part = evaluators.Compare(old, now, both, inForce.Mapping, rated), part
 	c.pairs = evaluators.PairsOf(both, inForce.Mapping)
-	c.Why = c.Comparison.Ready()
-	c.Ready = c.Why == nil
+	if err := c.Comparison.Ready(); err != nil {
+		c.Why = err.Error()
+	}
+	c.Ready = c.Why == ""
 	return c, nil
 }
 
@@ -299,8 +303,8 @@ func printComparison(out io.Writer, c *compared) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	if c.Why != nil {
-		_, err := fmt.Fprintf(out, "\nNot ready to be switched:\n%s\n", indent(c.Why.Error()))
+	if !c.Ready {
+		_, err := fmt.Fprintf(out, "\nNot ready to be switched:\n%s\n", indent(c.Why))
 		return err
 	}
 	_, err := fmt.Fprintf(out, "\nReady: flyball judge switch %s %s %s\n", c.New.Evaluator, c.Old.Version, c.New.Version)
@@ -359,8 +363,8 @@ func (o *judging) switchRecords(ctx context.Context, store *clickhouse.Store, ol
 	if err != nil {
 		return nil, err
 	}
-	if c.Why != nil && !force {
-		return nil, &exitError{exitFailed, fmt.Errorf("%s is not ready to replace %s:\n%s\nLet both run on, or pass --force", now, old, indent(c.Why.Error()))}
+	if !c.Ready && !force {
+		return nil, &exitError{exitFailed, fmt.Errorf("%s is not ready to replace %s:\n%s\nLet both run on, or pass --force", now, old, indent(c.Why))}
 	}
 	if method == "" {
 		method = c.Mappings.Best
