@@ -238,7 +238,9 @@ func (o *judging) compare(ctx context.Context, store *clickhouse.Store, old, now
 	}
 	var rated []contract.RatedScore
 	for _, v := range []contract.EvaluatorVersion{old, now} {
-		of, err := store.HumanPairs(ctx, contract.HumanPairsQuery{Evaluator: v.Evaluator, Version: v.Version, From: at.Add(-o.since), To: at.Add(time.Hour)})
+		of, err := store.HumanPairs(ctx, contract.HumanPairsQuery{
+			Evaluator: v.Evaluator, Version: v.Version, From: at.Add(-o.since), To: at.Add(time.Hour),
+		})
 		if err != nil {
 			return nil, storeError(err)
 		}
@@ -324,8 +326,10 @@ Baselines stay as they are. Scores count by their own time, however late they co
 
 It is refused while both have scored fewer than %d calls, or ran beside each other for less than a week, or the new one does
 not agree with people. --force does it all the same; --back undoes the last switch of the two.`, evaluators.Lead, calibrate.LeastPairs),
-		Example: "  flyball judge switch helpfulness 2026-05 2026-06\n  flyball judge switch helpfulness 2026-05 2026-06 --mapping quantile\n  flyball judge switch helpfulness 2026-05 2026-06 --back",
-		Args:    cobra.ExactArgs(3),
+		Example: "  flyball judge switch helpfulness 2026-05 2026-06\n" +
+			"  flyball judge switch helpfulness 2026-05 2026-06 --mapping quantile\n" +
+			"  flyball judge switch helpfulness 2026-05 2026-06 --back",
+		Args: cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			methods := map[string]calibrate.Method{"auto": "", "isotonic": calibrate.Isotonic, "quantile": calibrate.Quantile, "none": calibrate.Same}
 			method, ok := methods[mapping]
@@ -358,7 +362,9 @@ not agree with people. --force does it all the same; --back undoes the last swit
 	return cmd
 }
 
-func (o *judging) switchRecords(ctx context.Context, store *clickhouse.Store, old, now contract.EvaluatorVersion, method calibrate.Method, force bool) ([]contract.EvaluatorRecord, error) {
+func (o *judging) switchRecords(ctx context.Context, store *clickhouse.Store, old, now contract.EvaluatorVersion,
+	method calibrate.Method, force bool,
+) ([]contract.EvaluatorRecord, error) {
 	c, err := o.compare(ctx, store, old, now)
 	if err != nil {
 		return nil, err
@@ -370,7 +376,7 @@ func (o *judging) switchRecords(ctx context.Context, store *clickhouse.Store, ol
 		method = c.Mappings.Best
 	}
 	if method != calibrate.Same && c.Agreement.N < 2 {
-		return nil, &exitError{exitFailed, fmt.Errorf("no call has been scored by both, and a mapping is fitted to those: pass --mapping none")}
+		return nil, &exitError{exitFailed, errors.New("no call has been scored by both, and a mapping is fitted to those: pass --mapping none")}
 	}
 	who, err := o.by(fmt.Sprintf("in place of %s: %s, Spearman %.2f", old, plural(c.Agreement.N, "call"), c.Agreement.Spearman))
 	if err != nil {
