@@ -101,7 +101,7 @@ type plant struct {
 	queue     []Flag // writes on their way, in order; the owner makes one at a time
 	late      []Flag // attempts at writes whose answers were lost: they may reach the store at any time
 	decisions []*decision
-	sent      []Order // all orders so far: a message may come again
+	sent      []Order   // all orders so far: a message may come again
 	excused   time.Time // when the owner was killed, or the store wiped, last
 }
 

@@ -121,6 +121,7 @@ type Goal string
 const (
 	CutCost     Goal = "cost"    // significantly cheaper, quality not worse
 	MendQuality Goal = "quality" // significantly better; cost is the price
+	CutSpend    Goal = "spend"   // fewer calls: a stop or a shape, of which the offered volume shows when it is over
 )
 
 // Rollout is one act under way; it survives restarts as JSON.
@@ -148,6 +149,9 @@ func Start(p Plan, l Limits, g Goal, now time.Time) Rollout {
 	r := Rollout{Plan: p, Limits: l, Goal: g, Phase: Rising, Started: now, Since: now}
 	if !p.Provable || len(p.Steps) == 1 {
 		r.Index = len(p.Steps) - 1
+	}
+	if g == CutSpend {
+		r.Phase = Holding
 	}
 	return r
 }
@@ -188,8 +192,11 @@ type Observation struct {
 }
 
 // signal names what shows whether the fault is over.
-func (o Observation) signal() string {
-	if o.Mix != nil {
+func (r Rollout) signal(o Observation) string {
+	switch {
+	case r.Goal == CutSpend:
+		return "the spend on offer"
+	case o.Mix != nil:
 		return "the requested mix"
 	}
 	return "the untreated traffic"
@@ -232,13 +239,15 @@ func (r Rollout) Step(o Observation, now time.Time) (Rollout, Act) {
 	case tested && comparison.Verdict == Harms && r.Phase != Falling:
 		return r.end(Reverted, comparison.Reason)
 	case r.Phase == Falling && ill && !expired:
-		return r.takeBack(o.signal(), now)
+		return r.takeBack(r.signal(o), now)
 	case r.Phase == Falling && dwelt && (well == isWell || expired):
-		return r.down(Released, o.signal()+" stays well", expired, now)
+		return r.down(Released, r.signal(o)+" stays well", expired, now)
 	case r.Phase == Falling:
 		return r, Act{}
 	case expired:
 		return r.down(Expired, fmt.Sprintf("held for %s, the longest allowed", hold), true, now)
+	case well == isWell && r.clear(now) && r.Goal == CutSpend:
+		return r.down(Released, "the spend on offer is back within twice the usual", false, now)
 	case well == isWell && r.clear(now) && o.Mix != nil:
 		return r.down(Released, "the requested mix is back within half of the way to the usual", false, now)
 	case well == isWell && r.clear(now) && r.Plan.Provable:
@@ -353,6 +362,9 @@ const (
 
 // health judges what shows whether the fault is over.
 func (r Rollout) health(o Observation, now time.Time) health {
+	if r.Goal == CutSpend {
+		return r.offered(o, now)
+	}
 	if o.Mix != nil {
 		return o.Mix.health(o.Minutes, o.Tenant, now, r.Limits.Minimums.Cost)
 	}
