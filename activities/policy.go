@@ -24,9 +24,11 @@ type Policy struct {
 var (
 	kinds = map[policy.Action]routing.Kind{
 		policy.Downgrade: routing.Route, policy.Upgrade: routing.Route, policy.Pin: routing.Pin,
-		policy.HardStop: routing.Stop, policy.Sampling: routing.Sampling,
+		policy.HardStop: routing.Stop, policy.Shaping: routing.Shape, policy.Sampling: routing.Sampling,
 	}
-	goals = map[policy.Action]routing.Goal{policy.Upgrade: routing.MendQuality}
+	goals = map[policy.Action]routing.Goal{
+		policy.Upgrade: routing.MendQuality, policy.HardStop: routing.CutSpend, policy.Shaping: routing.CutSpend,
+	}
 )
 
 // ProposeAct asks act.yaml what to do about an incident.
@@ -42,6 +44,10 @@ func (p *Policy) ProposeAct(_ context.Context, r contract.ActRequest) (contract.
 	}
 	if proposal.Action == policy.NoAction {
 		return out, nil
+	}
+	// Not a matter of policy: whoever writes one that forgets it must not act on such a tenant's traffic by that.
+	if set.Tradeoff().Tenant(r.Key.Tenant).Risk == routing.Regulated && out.Mode == contract.Auto {
+		out.Mode, out.Reason = contract.Ask, out.Reason+"; a regulated tenant always asks"
 	}
 	out.Action, out.Kind, out.Goal = string(proposal.Action), kinds[proposal.Action], goals[proposal.Action]
 	if out.Goal == "" {

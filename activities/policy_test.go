@@ -110,7 +110,7 @@ func TestProposeAct(t *testing.T) {
 				r.Finding.Facts.SpendKnown, r.Finding.Facts.SpendRatio = true, 12
 			}),
 			contract.Proposal{
-				Action: "hard_stop", Mode: contract.Ask, Kind: routing.Stop, Goal: routing.CutCost,
+				Action: "hard_stop", Mode: contract.Ask, Kind: routing.Stop, Goal: routing.CutSpend,
 				Approvers: []string{"on-call", "owner"}, Expiry: 15 * time.Minute, Rule: "hard-stop-runaway",
 			},
 		},
@@ -162,6 +162,24 @@ func TestProposeAct(t *testing.T) {
 			got.Reason, got.Revision = "", ""
 			require.Equal(t, tc.want, got)
 		})
+	}
+}
+
+// Whatever a policy says, an act for a regulated tenant asks.
+func TestARegulatedTenantAlwaysAsks(t *testing.T) {
+	t.Parallel()
+	careless := `name: act
+imports: [{name: policy.Proposal}]
+rule:
+  match:
+    - output: 'Proposal{action: "downgrade", target: "x", mode: "auto", expiry: duration("1h"), rule: "always", reason: "because"}'
+`
+	set, err := policy.Load(fstest.MapFS{"act.yaml": {Data: []byte(careless)}})
+	require.NoError(t, err)
+	for tenant, mode := range map[string]contract.Mode{"acme_bank": contract.Ask, "org_42": contract.Auto} {
+		got, err := (&Policy{Set: func() *policy.Set { return set }}).ProposeAct(t.Context(), contract.ActRequest{Key: usage.Key{Tenant: tenant, Model: "m"}, Level: detect.Page})
+		require.NoError(t, err)
+		require.Equal(t, mode, got.Mode, tenant)
 	}
 }
 

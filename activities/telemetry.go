@@ -185,16 +185,12 @@ func (t *Telemetry) PlanRollout(ctx context.Context, r contract.PlanRolloutReque
 	return plan, nil
 }
 
-// planFor is the plan for a kind of flag. Calls that are stopped leave nothing to compare with the
-// holdback, so a stop is never provable; its holdback is what shows when the fault is over.
+// planFor is the plan for a kind of flag.
 func planFor(r contract.PlanRolloutRequest, perSecond float64) routing.Plan {
-	if r.Kind != routing.Stop {
-		return routing.PlanRollout(perSecond, r.Limits)
+	if r.Kind == routing.Stop || r.Kind == routing.Shape {
+		return routing.PlanVolume(r.Kind, r.Spend, r.Limits)
 	}
-	return routing.Plan{
-		Steps: []float64{1 - r.Limits.MinHoldback}, Holdback: r.Limits.MinHoldback,
-		Reason: "stopped calls leave nothing to compare with the holdback",
-	}
+	return routing.PlanRollout(perSecond, r.Limits)
 }
 
 // The least and the longest that a look at a rollout reaches back: what untreated traffic is judged

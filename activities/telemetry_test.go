@@ -238,7 +238,7 @@ func TestPlanRollout(t *testing.T) {
 		},
 		"a stop is never provable": {
 			kind: routing.Stop, rollouts: fakeRollouts{minutes: calls(4500)}, perSecond: 5,
-			plan: routing.Plan{Steps: []float64{0.95}, Holdback: 0.05, Reason: "stopped calls leave nothing to compare with the holdback"},
+			plan: routing.PlanVolume(routing.Stop, 1, tuning.Limits),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

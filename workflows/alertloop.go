@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -24,10 +25,6 @@ func AlertLoop(ctx workflow.Context, in contract.AlertLoopInput) (contract.Alert
 	}
 	return l.run(ctx)
 }
-
-// doneKept is how many decisions that have taken their flag off are remembered, to refuse their late
-// orders. An incident makes few, and each ends before its incident does.
-const doneKept = 32
 
 // expireAgain is how long after a refusal an expired flag is ordered off again. A store that is away is
 // no refusal: that write waits for it by itself.
@@ -75,7 +72,7 @@ func newAlertLoop(ctx workflow.Context, in contract.AlertLoopInput) (*alertLoop,
 	} else {
 		now := workflow.Now(ctx)
 		l.state = contract.AlertLoopState{
-			Key: in.Key, Alert: alert.New(now), Sequence: routing.Sequence{Loop: now.UnixMilli()}, RenewAt: now.Add(routing.RenewEvery),
+			Key: in.Key, Alert: alert.New(now), Book: routing.Book{Sequence: routing.Sequence{Loop: now.UnixMilli()}}, RenewAt: now.Add(routing.RenewEvery),
 		}
 	}
 	return l, l.listen(ctx)
@@ -388,39 +385,14 @@ func (l *alertLoop) forget() {
 
 // checkFlag refuses what the key's flags do not allow.
 func (l *alertLoop) checkFlag(r contract.SetFlagRequest) error {
-	switch r.Kind {
-	case routing.Route, routing.Pin:
-		if r.Value == "" && r.Share > 0 {
-			return invalid(fmt.Sprintf("a %s flag needs the model to send calls to (value)", r.Kind))
-		}
-	case routing.Stop, routing.Sampling:
-	default:
-		return invalid(fmt.Sprintf("unknown kind of flag %q: want route, pin, stop or sampling", r.Kind))
-	}
+	err := l.state.Check(l.in.Key, routing.Order(r))
 	switch {
-	case !l.in.Key.OwnsFlags():
-		return invalid(l.in.Key.String() + " owns no flags: set the flag on the one model whose calls it is to move")
-	case !(r.Share >= 0 && r.Share <= 1):
-		return invalid(fmt.Sprintf("the share %v is not between 0 and 1", r.Share))
-	case r.Decision == "":
-		return invalid("a flag needs the decision that it belongs to")
-	}
-	if r.Share > 0 && slices.Contains(l.state.Done, r.Decision) {
-		return refuse(r.Decision + " has taken its flag off already: an order that comes after its own end is not obeyed")
-	}
-	if f := l.flag(r.Kind); f != nil && f.Decision != r.Decision && r.Share > 0 {
-		return refuse(fmt.Sprintf("the %s flag of %s belongs to %s; let that end first", r.Kind, l.in.Key, f.Decision))
+	case errors.Is(err, routing.ErrOrder):
+		return invalid(err.Error())
+	case err != nil:
+		return refuse(err.Error())
 	}
 	return nil
-}
-
-// flag is the key's flag of the kind, or nil.
-func (l *alertLoop) flag(k routing.Kind) *routing.Flag {
-	i := slices.IndexFunc(l.state.Flags, func(f routing.Flag) bool { return f.Kind == k })
-	if i < 0 {
-		return nil
-	}
-	return &l.state.Flags[i]
 }
 
 // setFlag puts a flag on, changes its share, or takes it off. The sequence number is taken before the
@@ -434,63 +406,46 @@ func (l *alertLoop) setFlag(ctx workflow.Context, r contract.SetFlagRequest) (co
 	if err := l.checkFlag(r); err != nil { // it may have changed hands while this waited
 		return contract.SetFlagResult{}, err
 	}
-	if have := l.flag(r.Kind); have != nil {
-		same := have.Decision == r.Decision && have.Share == r.Share && have.Value == r.Value
-		others := have.Decision != r.Decision // and so r takes off what it does not own
-		if same || others {
-			return contract.SetFlagResult{Flag: *have}, nil
-		}
-	}
 	now := workflow.Now(ctx)
-	l.state.Sequence.N++
-	flag := routing.Flag{
-		Key: l.in.Key, Kind: r.Kind, Value: r.Value, Share: r.Share, Reason: r.Reason, Decision: r.Decision,
-		Sequence: l.state.Sequence, RenewedAt: now, ExpiresAt: r.ExpiresAt,
+	// 1: before it, the flag by which an incident has every call scored never expired, and outlived an incident that
+	// somebody terminated.
+	if r.Share > 0 && r.ExpiresAt.IsZero() && workflow.GetVersion(ctx, "every-flag-expires", workflow.DefaultVersion, 1) >= 1 {
+		r.ExpiresAt = now.Add(l.in.Tuning.Limits.MaxHold)
 	}
-	if r.Share == 0 {
-		return contract.SetFlagResult{Flag: flag, Changed: true}, l.release(ctx, flag)
+	flag, write := l.state.Take(l.in.Key, routing.Order(r), now)
+	if !write {
+		return contract.SetFlagResult{Flag: flag}, nil
 	}
-	err := workflow.ExecuteActivity(doing(ctx, fmt.Sprintf("%s flag on at %.0f %%", r.Kind, r.Share*100)), flags.ApplyFlag, flag).Get(ctx, nil)
-	if err != nil {
-		return contract.SetFlagResult{}, fmt.Errorf("putting the %s flag of %s on: %w", r.Kind, l.in.Key, err)
+	if err := l.write(ctx, flag); err != nil {
+		return contract.SetFlagResult{}, err
 	}
-	if have := l.flag(r.Kind); have != nil {
-		*have = flag
-	} else {
-		if len(l.state.Flags) == 0 {
-			l.remindLater(ctx)
-		}
-		l.state.Flags = append(l.state.Flags, flag)
+	if flag.Share > 0 && len(l.state.Flags) == 0 {
+		l.remindLater(ctx)
 	}
+	l.state.Written(flag)
 	l.count()
 	return contract.SetFlagResult{Flag: flag, Changed: true}, nil
 }
 
-// release takes a flag off under its new sequence number. It also does so for a flag that this loop
-// does not know: an earlier loop may have been terminated over it.
-func (l *alertLoop) release(ctx workflow.Context, f routing.Flag) error {
-	err := workflow.ExecuteActivity(doing(ctx, fmt.Sprintf("%s flag off", f.Kind)), flags.ReleaseFlag, f).Get(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("taking the %s flag of %s off: %w", f.Kind, l.in.Key, err)
+// write has a flag put on, or taken off, until that is done.
+func (l *alertLoop) write(ctx workflow.Context, f routing.Flag) error {
+	if f.Share == 0 {
+		if err := workflow.ExecuteActivity(doing(ctx, fmt.Sprintf("%s flag off", f.Kind)), flags.ReleaseFlag, f).Get(ctx, nil); err != nil {
+			return fmt.Errorf("taking the %s flag of %s off: %w", f.Kind, l.in.Key, err)
+		}
+		return nil
 	}
-	if !slices.Contains(l.state.Done, f.Decision) {
-		l.state.Done = append(l.state.Done, f.Decision)
-		l.state.Done = l.state.Done[max(0, len(l.state.Done)-doneKept):]
+	what := fmt.Sprintf("%s flag on at %.0f %%", f.Kind, f.Share*100)
+	if err := workflow.ExecuteActivity(doing(ctx, what), flags.ApplyFlag, f).Get(ctx, nil); err != nil {
+		return fmt.Errorf("putting the %s flag of %s on: %w", f.Kind, l.in.Key, err)
 	}
-	l.state.Flags = slices.DeleteFunc(l.state.Flags, func(have routing.Flag) bool { return have.Kind == f.Kind })
-	l.count()
 	return nil
 }
 
-// count tells the alert how many of its flags touch where calls go. Sampling touches only what is
-// scored, so it does not keep an incident from resolving.
+// count tells the alert how many of its flags touch where calls go: one that touches only what is scored does not
+// keep an incident from resolving.
 func (l *alertLoop) count() {
-	n := 0
-	for _, f := range l.state.Flags {
-		if f.Kind != routing.Sampling {
-			n++
-		}
-	}
+	n := l.state.Moving()
 	l.events = append(l.events, occurrence{event: alert.Event{Flags: &n}})
 }
 

@@ -257,7 +257,7 @@ func TestAlertLoopRefusesFlagsThatMakeNoSense(t *testing.T) {
 	outcomes := map[string]*outcome{}
 	for message, r := range map[string]contract.SetFlagRequest{
 		"needs the model": {Kind: routing.Route, Share: 0.1, Decision: "d"},
-		"unknown kind":    {Kind: "shape", Share: 0.1, Decision: "d"},
+		"unknown kind":    {Kind: "halt", Share: 0.1, Decision: "d"},
 		"not between":     {Kind: routing.Stop, Share: 1.1, Decision: "d"},
 		"decision":        {Kind: routing.Stop, Share: 1},
 	} {

@@ -3,6 +3,9 @@ package workflows
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -23,9 +26,15 @@ func Autonomy(ctx workflow.Context, in contract.AutonomyInput) (contract.Autonom
 // trustNeeded is how many human-approved decisions a class of action needs before it may act alone.
 const trustNeeded = 10
 
-// seenKept is how many counted outcomes are remembered per class, to count each once. A decision
-// tells its outcomes within its own life, long before that many others have.
-const seenKept = 256
+// What was counted is remembered for as long as whoever told it may tell it again, so that each is counted once
+// however many others come between: a decision lives for a day, and the question before it for hours. seenKept is
+// how many are kept whatever their age, seenAtMost how many at the most, for the state's size: a tenant that decides
+// more of one class in two days than that has other troubles.
+const (
+	seenFor    = 48 * time.Hour
+	seenKept   = 256
+	seenAtMost = 4096
+)
 
 type autonomy struct {
 	ledger  ledger
@@ -46,7 +55,7 @@ func newAutonomy(ctx workflow.Context, in contract.AutonomyInput) (*autonomy, er
 		return nil, fmt.Errorf("registering the state query: %w", err)
 	}
 	if err := workflow.SetUpdateHandlerWithOptions(ctx, contract.AskTrust, func(ctx workflow.Context, r contract.TrustRequest) (contract.TrustAnswer, error) {
-		answer := a.ledger.ask(r)
+		answer := a.ledger.ask(r, workflow.Now(ctx))
 		a.show(ctx)
 		return answer, nil
 	}, workflow.UpdateHandlerOptions{
@@ -56,7 +65,7 @@ func newAutonomy(ctx workflow.Context, in contract.AutonomyInput) (*autonomy, er
 		return nil, fmt.Errorf("registering %s: %w", contract.AskTrust, err)
 	}
 	if err := workflow.SetUpdateHandlerWithOptions(ctx, contract.TrustOutcome, func(ctx workflow.Context, r contract.TrustOutcomeRequest) (contract.TrustAnswer, error) {
-		answer := a.ledger.tell(r)
+		answer := a.ledger.tell(r, workflow.Now(ctx))
 		a.show(ctx)
 		return answer, nil
 	}, workflow.UpdateHandlerOptions{
@@ -78,7 +87,7 @@ func (a *autonomy) run(ctx workflow.Context) (contract.AutonomyResult, error) {
 				workflow.GetLogger(ctx).Warn("a signal was refused", "signal", contract.TrustOutcome, "error", err)
 				continue
 			}
-			a.ledger.tell(r)
+			a.ledger.tell(r, workflow.Now(ctx))
 			a.show(ctx)
 		}
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() && workflow.AllHandlersFinished(ctx) {
@@ -123,13 +132,13 @@ type ledger contract.AutonomyState
 
 // ask grants a decision when its class has earned trust with the rule that fired. The same decision
 // asking again gets the same answer, unless the class has lost its trust meanwhile.
-func (l ledger) ask(r contract.TrustRequest) contract.TrustAnswer {
+func (l ledger) ask(r contract.TrustRequest, now time.Time) contract.TrustAnswer {
 	t := l.class(r.Action, r.Rule)
 	defer func() { l.Classes[r.Action] = t }()
 	if t.Approved < trustNeeded {
 		return answer(t, false, fmt.Sprintf("people have approved %d of the %d decisions that %s needs before it may act alone", t.Approved, trustNeeded, r.Action))
 	}
-	if see(&t, r.Decision+" granted") {
+	if see(&t, r.Decision+" granted", now) {
 		t.Granted++
 	}
 	return answer(t, true, fmt.Sprintf("%s has earned trust: people approved %d decisions", r.Action, t.Approved))
@@ -137,9 +146,9 @@ func (l ledger) ask(r contract.TrustRequest) contract.TrustAnswer {
 
 // tell counts an outcome, each of a decision once. An approval counts towards trust; a denial or a
 // revert starts the count again.
-func (l ledger) tell(r contract.TrustOutcomeRequest) contract.TrustAnswer {
+func (l ledger) tell(r contract.TrustOutcomeRequest, now time.Time) contract.TrustAnswer {
 	t := l.class(r.Action, r.Rule)
-	if see(&t, r.Decision+" "+r.Outcome) {
+	if see(&t, r.Decision+" "+r.Outcome, now) {
 		if r.Outcome == contract.OutcomeApproved {
 			t.Approved++
 		} else {
@@ -160,16 +169,28 @@ func (l ledger) class(action, rule string) contract.Trust {
 	return t
 }
 
-// see remembers an event and reports whether it is new.
-func see(t *contract.Trust, what string) bool {
-	if slices.Contains(t.Seen, what) {
+// see remembers an event, "decision outcome unix-time", and reports whether it is new. An event that an older release
+// remembered has no time.
+func see(t *contract.Trust, what string, now time.Time) bool {
+	if slices.ContainsFunc(t.Seen, func(s string) bool { return s == what || strings.HasPrefix(s, what+" ") }) {
 		return false
 	}
-	t.Seen = append(t.Seen, what)
-	if n := len(t.Seen) - seenKept; n > 0 {
-		t.Seen = slices.Delete(t.Seen, 0, n)
+	t.Seen = append(t.Seen, fmt.Sprintf("%s %d", what, now.Unix()))
+	forget := 0
+	for n := len(t.Seen); n-forget > seenKept && (n-forget > seenAtMost || now.Sub(seenAt(t.Seen[forget])) > seenFor); {
+		forget++
 	}
+	t.Seen = slices.Delete(t.Seen, 0, forget)
 	return true
+}
+
+// seenAt is when the event was remembered.
+func seenAt(event string) time.Time {
+	sec, err := strconv.ParseInt(event[strings.LastIndexByte(event, ' ')+1:], 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(sec, 0)
 }
 
 func answer(t contract.Trust, granted bool, reason string) contract.TrustAnswer {

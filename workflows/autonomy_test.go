@@ -15,6 +15,9 @@ import (
 	"github.com/flyball-dev/flyball/internal/contract"
 )
 
+// night0 is when nothing depends on the time.
+var night0 = time.Date(2026, 3, 2, 3, 0, 0, 0, time.UTC)
+
 func newLedger() ledger {
 	return ledger{Tenant: "org_42", Classes: map[string]contract.Trust{}}
 }
@@ -31,14 +34,14 @@ func told(decision, rule, outcome string) contract.TrustOutcomeRequest {
 func earned(n int, rule string) ledger {
 	l := newLedger()
 	for i := range n {
-		l.tell(told(fmt.Sprint("d", i), rule, contract.OutcomeApproved))
+		l.tell(told(fmt.Sprint("d", i), rule, contract.OutcomeApproved), night0)
 	}
 	return l
 }
 
 func TestTrustIsEarnedByTenApprovals(t *testing.T) {
 	for n := range 12 {
-		answer := earned(n, "dual").ask(asked("new", "dual"))
+		answer := earned(n, "dual").ask(asked("new", "dual"), night0)
 		require.Equal(t, n >= 10, answer.Granted, "after %d approvals", n)
 		require.Equal(t, 10, answer.Needed)
 		require.NotEmpty(t, answer.Reason)
@@ -47,15 +50,15 @@ func TestTrustIsEarnedByTenApprovals(t *testing.T) {
 
 func TestTrustIsLost(t *testing.T) {
 	for name, lose := range map[string]func(l ledger){
-		"by a denial":                      func(l ledger) { l.tell(told("x", "dual", contract.OutcomeDenied)) },
-		"by a revert":                      func(l ledger) { l.tell(told("x", "dual", contract.OutcomeReverted)) },
-		"when the rule that fires changes": func(l ledger) { l.ask(asked("x", "severe")) },
+		"by a denial":                      func(l ledger) { l.tell(told("x", "dual", contract.OutcomeDenied), night0) },
+		"by a revert":                      func(l ledger) { l.tell(told("x", "dual", contract.OutcomeReverted), night0) },
+		"when the rule that fires changes": func(l ledger) { l.ask(asked("x", "severe"), night0) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := earned(10, "dual")
-			require.True(t, l.ask(asked("before", "dual")).Granted)
+			require.True(t, l.ask(asked("before", "dual"), night0).Granted)
 			lose(l)
-			require.False(t, l.ask(asked("after", "dual")).Granted)
+			require.False(t, l.ask(asked("after", "dual"), night0).Granted)
 		})
 	}
 }
@@ -64,7 +67,7 @@ func TestTrustOfAnotherActionIsItsOwn(t *testing.T) {
 	l := earned(10, "dual")
 	r := asked("x", "dual")
 	r.Action = "upgrade"
-	require.False(t, l.ask(r).Granted)
+	require.False(t, l.ask(r, night0).Granted)
 }
 
 // However outcomes and questions interleave and repeat, the count is the number of different decisions
@@ -82,12 +85,12 @@ func TestTrustIsExact(t *testing.T) {
 			}
 			what := rapid.SampledFrom([]string{"ask", "ask", "approved", "approved", "approved", "approved", "denied", "reverted"}).Draw(t, "what")
 			if what == "ask" {
-				answer := l.ask(asked(decision, r))
+				answer := l.ask(asked(decision, r), night0)
 				require.Equal(t, len(approved) >= trustNeeded, answer.Granted)
 				require.Equal(t, len(approved), answer.Approved)
 				continue
 			}
-			l.tell(told(decision, r, what))
+			l.tell(told(decision, r, what), night0)
 			if seen[decision+what] {
 				continue
 			}
@@ -98,14 +101,31 @@ func TestTrustIsExact(t *testing.T) {
 				approved = map[string]bool{}
 			}
 		}
-		require.LessOrEqual(t, len(l.Classes["downgrade"].Seen), seenKept)
+		require.LessOrEqual(t, len(l.Classes["downgrade"].Seen), seenAtMost)
 	})
 }
 
+// However many decisions a storm of keys makes in two days, each outcome is counted once; what is older is forgotten.
 func TestLedgerRemembersOnlySoMuch(t *testing.T) {
-	l := earned(3*seenKept, "dual")
+	l := newLedger()
+	outcome := func(i int, at time.Time) { l.tell(told(fmt.Sprint("d", i), "dual", contract.OutcomeApproved), at) }
+	const many = 2 * seenKept
+	for i := range many {
+		outcome(i, night0)
+	}
+	for i := range many {
+		outcome(i, night0.Add(seenFor))
+	}
+	require.Equal(t, many, l.Classes["downgrade"].Approved, "told again within their time")
+	outcome(many, night0.Add(seenFor+time.Second))
 	require.Len(t, l.Classes["downgrade"].Seen, seenKept)
-	require.Equal(t, 3*seenKept, l.Classes["downgrade"].Approved)
+	for i := range 2 * seenAtMost {
+		outcome(many+i, night0.Add(seenFor+time.Second))
+	}
+	require.Len(t, l.Classes["downgrade"].Seen, seenAtMost)
+	l.Classes["downgrade"] = contract.Trust{Rule: "dual", Approved: 3, Seen: []string{"d1 approved"}}
+	outcome(1, night0)
+	require.Equal(t, 3, l.Classes["downgrade"].Approved, "remembered by an older release")
 }
 
 // answers collects the outcomes of updates by their ids.

@@ -196,7 +196,7 @@ func (d *decision) fate(err error) (contract.Status, string) {
 
 // plan asks how the act would be rolled out: it decides whether the act can be automatic at all.
 func (d *decision) plan(ctx workflow.Context) error {
-	request := contract.PlanRolloutRequest{Key: d.in.Key, Kind: d.in.Proposal.Kind, Limits: d.in.Tuning.Limits}
+	request := contract.PlanRolloutRequest{Key: d.in.Key, Kind: d.in.Proposal.Kind, Limits: d.in.Tuning.Limits, Spend: d.in.Finding.Facts.SpendRatio}
 	err := workflow.ExecuteActivity(doing(ctx, "size the steps and the holdback"), telemetry.PlanRollout, request).Get(ctx, &d.state.Plan)
 	if err != nil {
 		return fmt.Errorf("planning the rollout: %w", err)

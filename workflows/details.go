@@ -173,6 +173,8 @@ func flagText(f routing.Flag) string {
 		return calls + " go to " + f.Value
 	case routing.Stop:
 		return calls + " are refused"
+	case routing.Shape:
+		return calls + " are refused for now"
 	}
 	return calls + " are scored"
 }

@@ -283,7 +283,7 @@ func TestAlertLoopGivesAFlagToOneOfTwo(t *testing.T) {
 		first = update(l.TestWorkflowEnvironment, contract.SetFlag, "1", stop)
 		stop.Decision = "d2"
 		second = update(l.TestWorkflowEnvironment, contract.SetFlag, "2", stop)
-		l.SignalWorkflow(contract.SetFlag, contract.SetFlagRequest{Kind: "shape", Share: 1, Decision: "d3"}) // which is refused, and told to nobody
+		l.SignalWorkflow(contract.SetFlag, contract.SetFlagRequest{Kind: "halt", Share: 1, Decision: "d3"}) // which is refused, and told to nobody
 	})
 	l.run()
 	require.NoError(t, l.GetWorkflowError())

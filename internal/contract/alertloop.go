@@ -63,21 +63,20 @@ type AlertLoopInput struct {
 
 // AlertLoopState is everything that an alert loop knows, and what its query answers.
 type AlertLoopState struct {
-	Key      usage.Key        `json:"key"`
-	Alert    alert.State      `json:"alert"`
-	Sequence routing.Sequence `json:"sequence"` // of the last write of a flag
-	Flags    []routing.Flag   `json:"flags"`
-	RenewAt  time.Time        `json:"renew_at"`
-	Epoch    string           `json:"epoch,omitempty"` // of the store of flags, as last heard
-	Incident string           `json:"incident"`        // the open incident's workflow id
-	Closing  bool             `json:"closing"`         // the incident has been told that it is resolved
-	Finding  *detect.Finding  `json:"finding,omitempty"`
-	Done     []string         `json:"done,omitempty"`  // the last decisions that took their flag off
-	Opened   int              `json:"opened"`          // incidents opened so far
-	Group    string           `json:"group,omitempty"` // the incident of many keys that the next finding joins
-	Mute     *Mute            `json:"mute,omitempty"`  // nil: people are told
-	Apart    string           `json:"apart,omitempty"` // the group that this key has left while it failed: it does not go back
-	Astray   time.Time        `json:"astray,omitzero"` // since when facts name another group than the one it is in, or none
+	routing.Book
+	Key      usage.Key       `json:"key"`
+	Alert    alert.State     `json:"alert"`
+	RenewAt  time.Time       `json:"renew_at"`
+	Epoch    string          `json:"epoch,omitempty"` // of the store of flags, as last heard
+	Incident string          `json:"incident"`        // the open incident's workflow id
+	Closing  bool            `json:"closing"`         // the incident has been told that it is resolved
+	Finding  *detect.Finding `json:"finding,omitempty"`
+	Done     []string        `json:"done,omitempty"`  // the last decisions that took their flag off
+	Opened   int             `json:"opened"`          // incidents opened so far
+	Group    string          `json:"group,omitempty"` // the incident of many keys that the next finding joins
+	Mute     *Mute           `json:"mute,omitempty"`  // nil: people are told
+	Apart    string          `json:"apart,omitempty"` // the group that this key has left while it failed: it does not go back
+	Astray   time.Time       `json:"astray,omitzero"` // since when facts name another group than the one it is in, or none
 }
 
 // AlertLoopResult is what a loop that went quiet leaves.

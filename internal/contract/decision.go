@@ -21,7 +21,7 @@ const (
 // Proposal is what act.yaml wants done. It is an activity's answer and so recorded: a reload of the
 // policies changes what is proposed next, never what is under way.
 type Proposal struct {
-	Action    string        `json:"action"` // the action class: downgrade, upgrade, pin, hard_stop, sampling, rollback; empty: nothing
+	Action    string        `json:"action"` // the action class: downgrade, upgrade, pin, hard_stop, shape, sampling, rollback; empty: nothing
 	Mode      Mode          `json:"mode"`
 	Kind      routing.Kind  `json:"kind"`
 	Value     string        `json:"value"` // the model to route to; of a rollback, the service
@@ -158,6 +158,7 @@ type PlanRolloutRequest struct {
 	Key    usage.Key      `json:"key"`
 	Kind   routing.Kind   `json:"kind"`
 	Limits routing.Limits `json:"limits"`
+	Spend  float64        `json:"spend,omitempty"` // the key's spend beside the usual, of which a shape lets the usual through
 }
 
 // RolloutPlan is how an act would be rolled out, with what it was sized by.

@@ -54,6 +54,7 @@ const (
 	Upgrade   Action = "upgrade"   // serve by Target, a better model
 	Pin       Action = "pin"       // serve by Target, what was there before
 	HardStop  Action = "hard_stop" // refuse calls
+	Shaping   Action = "shape"     // refuse, for now, the calls beyond the usual spend
 	Sampling  Action = "sampling"  // score every call
 	Rollback  Action = "rollback"  // undo the deployment of Target, a service, through its webhook
 	NoAction  Action = "none"
@@ -72,7 +73,7 @@ const (
 // Proposal is what act.yaml wants done.
 type Proposal struct {
 	Action    Action        `json:"action"`
-	Target    string        `json:"target"` // a model, or a service to roll back; empty with hard_stop, sampling and none
+	Target    string        `json:"target"` // a model, or a service to roll back; empty with hard_stop, shape, sampling and none
 	Mode      Mode          `json:"mode"`
 	Approvers []string      `json:"approvers"` // the groups of which anyone may approve
 	Expiry    time.Duration `json:"expiry"`    // how long the question stands open

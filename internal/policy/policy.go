@@ -38,7 +38,7 @@ var actKind = kind{
 	output:   reflect.TypeFor[Proposal](),
 	required: []string{"action", "mode", "rule", "reason"},
 	values: map[string][]string{
-		"action": {string(Downgrade), string(Upgrade), string(Pin), string(HardStop), string(Sampling), string(Rollback), string(NoAction)},
+		"action": {string(Downgrade), string(Upgrade), string(Pin), string(HardStop), string(Shaping), string(Sampling), string(Rollback), string(NoAction)},
 		"mode":   {string(Auto), string(Ask), string(Never)},
 	},
 }

@@ -404,7 +404,7 @@ func checkKey(key usage.Key) error {
 
 func checkKind(kind routing.Kind) error {
 	switch kind {
-	case routing.Route, routing.Pin, routing.Stop, routing.Sampling:
+	case routing.Route, routing.Pin, routing.Stop, routing.Shape, routing.Sampling:
 		return nil
 	}
 	return fmt.Errorf("there is no kind of flag %q", kind)

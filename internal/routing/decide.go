@@ -3,6 +3,7 @@ package routing
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -23,12 +24,14 @@ type Snapshot struct {
 }
 
 // keyFlags are the flags of one key; a kind without a flag is nil.
-type keyFlags struct{ stop, pin, route, sampling *Flag }
+type keyFlags struct{ stop, shape, pin, route, sampling *Flag }
 
 func (k *keyFlags) slot(kind Kind) **Flag {
 	switch kind {
 	case Stop:
 		return &k.stop
+	case Shape:
+		return &k.shape
 	case Pin:
 		return &k.pin
 	case Route:
@@ -60,7 +63,7 @@ func NewSnapshot(flags []Flag, revision Revision) *Snapshot {
 func (s *Snapshot) Live(now time.Time) []Flag {
 	live := []Flag{}
 	for _, k := range s.byKey {
-		for _, f := range []*Flag{k.stop, k.pin, k.route, k.sampling} {
+		for _, f := range []*Flag{k.stop, k.shape, k.pin, k.route, k.sampling} {
 			if f.Live(now) {
 				live = append(live, *f)
 			}
@@ -113,14 +116,16 @@ type Answer struct {
 	Route      string    `json:"route"`
 	Reason     string    `json:"reason"`
 	Arm        usage.Arm `json:"arm"`
-	Share      float64   `json:"share"`                 // the flag's; 0 without a flag
-	DecisionID string    `json:"decision_id,omitempty"` // of the flag whose arm the call is in
-	Stop       bool      `json:"stop"`                  // refuse the call
+	Share      float64   `json:"share"`                         // the flag's; 0 without a flag
+	DecisionID string    `json:"decision_id,omitempty"`         // of the flag whose arm the call is in
+	Stop       bool      `json:"stop"`                          // refuse the call
+	RetryAfter int       `json:"retry_after_seconds,omitempty"` // of a refused call that may be made later; 0: that is no use
 }
 
-// Decide says which model serves the call. A stop goes before a pin and a pin before a route; a
+// Decide says which model serves the call. A stop goes before a shape, that before a pin and a pin before a route; a
 // call that the shares of all of a key's flags leave alone is that key's holdback. A call stays in
-// its arm for as long as the flag's decision lasts: see Position.
+// its arm for as long as the flag's decision lasts: see Position. What a shape refuses is drawn anew each minute, so
+// that a session is kept out for a while and never for good.
 func Decide(s *Snapshot, r Request, now time.Time) Answer {
 	answer := Answer{Model: r.RequestedModel, Route: Direct, Arm: usage.None, Reason: "no flag is on for this key"}
 	key := r.Key()
@@ -128,17 +133,24 @@ func Decide(s *Snapshot, r Request, now time.Time) Answer {
 	if !ok {
 		return answer
 	}
-	for _, f := range [...]*Flag{flags.stop, flags.pin, flags.route} {
+	for _, f := range [...]*Flag{flags.stop, flags.shape, flags.pin, flags.route} {
 		if !f.Live(now) {
 			continue
 		}
-		if Position(key, f.Decision, r.unit()) < f.Share {
+		drawn := f.Decision
+		if f.Kind == Shape {
+			drawn += "@" + strconv.FormatInt(now.Unix()/60, 10)
+		}
+		if Position(key, drawn, r.unit()) < f.Share {
 			answer = Answer{
 				Model: f.Value, Route: string(f.Kind), Arm: usage.Treated,
 				Reason: f.Reason, Share: f.Share, DecisionID: f.Decision,
 			}
-			if f.Kind == Stop {
+			if f.Kind == Stop || f.Kind == Shape {
 				answer.Model, answer.Stop = r.RequestedModel, true
+			}
+			if f.Kind == Shape {
+				answer.RetryAfter = 60 - now.UTC().Second()
 			}
 			return answer
 		}
@@ -177,7 +189,7 @@ func Position(key usage.Key, decision, unit string) float64 {
 func Sampled(s *Snapshot, key usage.Key, traceID string, classRate float64, now time.Time) (sampled bool, rate float64, raisedBy Kind) {
 	rate = classRate
 	flags := s.byKey[key]
-	for _, f := range [...]*Flag{flags.stop, flags.pin, flags.route, flags.sampling} {
+	for _, f := range [...]*Flag{flags.stop, flags.shape, flags.pin, flags.route, flags.sampling} {
 		if !f.Live(now) {
 			continue
 		}

@@ -17,6 +17,7 @@ const (
 	Route    Kind = "route"    // serve a share of the calls by another model
 	Pin      Kind = "pin"      // serve by a named model version or template; no TTL
 	Stop     Kind = "stop"     // refuse calls
+	Shape    Kind = "shape"    // refuse a share of the calls for now, drawn anew each minute
 	Sampling Kind = "sampling" // score this share of calls
 )
 

@@ -121,6 +121,7 @@ type Goal string
 const (
 	CutCost     Goal = "cost"    // significantly cheaper, quality not worse
 	MendQuality Goal = "quality" // significantly better; cost is the price
+	CutSpend    Goal = "spend"   // fewer calls: a stop or a shape, of which the offered volume shows when it is over
 )
 
 // Rollout is one act under way; it survives restarts as JSON.
@@ -139,6 +140,7 @@ type Rollout struct {
 	Outcome   Outcome      `json:"outcome,omitempty"`
 	Effect    *Comparison  `json:"effect,omitempty"` // the last test that had enough samples
 	NextLook  int          `json:"next_look"`        // samples of the smaller arm at which the arms are tested next; 0: at the minimum
+	Looks     int          `json:"looks"`            // tests of the arms so far, at all shares: each has less of the error to spend
 	LookedAt  time.Time    `json:"looked_at"`
 }
 
@@ -147,6 +149,9 @@ func Start(p Plan, l Limits, g Goal, now time.Time) Rollout {
 	r := Rollout{Plan: p, Limits: l, Goal: g, Phase: Rising, Started: now, Since: now}
 	if !p.Provable || len(p.Steps) == 1 {
 		r.Index = len(p.Steps) - 1
+	}
+	if g == CutSpend {
+		r.Phase = Holding
 	}
 	return r
 }
@@ -187,8 +192,11 @@ type Observation struct {
 }
 
 // signal names what shows whether the fault is over.
-func (o Observation) signal() string {
-	if o.Mix != nil {
+func (r Rollout) signal(o Observation) string {
+	switch {
+	case r.Goal == CutSpend:
+		return "the spend on offer"
+	case o.Mix != nil:
 		return "the requested mix"
 	}
 	return "the untreated traffic"
@@ -220,7 +228,8 @@ func (r Rollout) Step(o Observation, now time.Time) (Rollout, Act) {
 	ill := !r.IllAt.IsZero() && now.Sub(r.IllAt) >= r.Limits.IllFor
 	comparison, tested := Compare(o.Minutes, later(r.Since.Truncate(time.Minute), now.Add(-lookBack)), r.Limits.Minimums)
 	if tested = tested && r.lookDue(comparison, now); tested {
-		comparison = comparison.judge(r.Goal, o.Baseline)
+		r.Looks++
+		comparison = comparison.judge(r.Goal, o.Baseline, r.Looks)
 		r.Effect, r.LookedAt = &comparison, now
 		r.NextLook = 2 * comparison.size()
 	}
@@ -230,13 +239,15 @@ func (r Rollout) Step(o Observation, now time.Time) (Rollout, Act) {
 	case tested && comparison.Verdict == Harms && r.Phase != Falling:
 		return r.end(Reverted, comparison.Reason)
 	case r.Phase == Falling && ill && !expired:
-		return r.takeBack(o.signal(), now)
+		return r.takeBack(r.signal(o), now)
 	case r.Phase == Falling && dwelt && (well == isWell || expired):
-		return r.down(Released, o.signal()+" stays well", expired, now)
+		return r.down(Released, r.signal(o)+" stays well", expired, now)
 	case r.Phase == Falling:
 		return r, Act{}
 	case expired:
 		return r.down(Expired, fmt.Sprintf("held for %s, the longest allowed", hold), true, now)
+	case well == isWell && r.clear(now) && r.Goal == CutSpend:
+		return r.down(Released, "the spend on offer is back within twice the usual", false, now)
 	case well == isWell && r.clear(now) && o.Mix != nil:
 		return r.down(Released, "the requested mix is back within half of the way to the usual", false, now)
 	case well == isWell && r.clear(now) && r.Plan.Provable:
@@ -250,9 +261,10 @@ func (r Rollout) Step(o Observation, now time.Time) (Rollout, Act) {
 	return r, Act{}
 }
 
-// lookDue says whether the arms are tested now. A test repeated at every poll would find help in
-// anything: while rising, once the share has dwelt, there is one at the minimum samples and one at each
-// doubling, a handful in all; while holding there is one for each third of the look-back.
+// lookDue says whether the arms are tested now. Each test has less of the error to spend than the one before (see
+// critical), so one at every poll would soon see nothing: while rising, once the share has dwelt, there is one at the
+// minimum samples and one at each doubling, a handful in all; while holding there is one for each third of the
+// look-back.
 func (r Rollout) lookDue(c Comparison, now time.Time) bool {
 	if r.Phase == Rising {
 		return c.size() >= r.NextLook && now.Sub(r.Since) >= r.Limits.Dwell
@@ -350,6 +362,9 @@ const (
 
 // health judges what shows whether the fault is over.
 func (r Rollout) health(o Observation, now time.Time) health {
+	if r.Goal == CutSpend {
+		return r.offered(o, now)
+	}
 	if o.Mix != nil {
 		return o.Mix.health(o.Minutes, o.Tenant, now, r.Limits.Minimums.Cost)
 	}
@@ -462,12 +477,17 @@ func Compare(minutes []kpi.Minute, from time.Time, min detect.Minimums) (c Compa
 			c.TreatedCost.N, c.TreatedQuality.N, c.HoldbackCost.N, c.HoldbackQuality.N, min.Cost, min.Quality)
 		return c, false
 	}
+	return c.compare(), true
+}
+
+// compare fills in the differences of the samples and how large they are beside their noise.
+func (c Comparison) compare() Comparison {
 	cost := c.TreatedCost.Median - c.HoldbackCost.Median
 	c.CostRatio = math.Exp(cost)
 	c.CostZ = cost / math.Hypot(se(c.TreatedCost), se(c.HoldbackCost))
 	c.QualityDiff = c.TreatedQuality.Median - c.HoldbackQuality.Median
 	c.QualityZ = c.QualityDiff / math.Hypot(se(c.TreatedQuality), se(c.HoldbackQuality))
-	return c, true
+	return c
 }
 
 // size is the number of calls in the smaller arm.
@@ -477,25 +497,44 @@ func (c Comparison) size() int { return min(c.TreatedCost.N, c.HoldbackCost.N) }
 // by half a code.
 func se(s kpi.Sample) float64 { return max(s.MedianSE(), 0.0025) }
 
-// The thresholds of a fixed-sample test: 2.58 is one-sided 0.5 %, so five looks find help in an act that
-// does nothing with at most 2.5 %; harm asks for 0.05 %. Quality may fall by at most 5 % of its baseline
-// before an act that cuts cost counts as worse.
+// What the tests of one rollout may get wrong, over all of its looks and whatever they have in common: the chance
+// that an act which does nothing is ever called a help, and that it is ever called a harm by its cost, or by its
+// quality.
 const (
-	proofZ        = 2.58
-	harmZ         = 3.3
-	qualityMargin = 0.05
+	falseHelp = 0.025
+	falseHarm = 0.005
 )
 
-// judge fills in the verdict for the goal.
-func (c Comparison) judge(g Goal, b detect.Baseline) Comparison {
+// qualityMargin is by how much of its baseline quality may fall before an act that cuts cost counts as worse.
+const qualityMargin = 0.05
+
+// iqrEfficiency is that of a deviation taken from quartiles against the usual one: from n values it is as
+// uncertain as one with 0.37 n degrees of freedom.
+const iqrEfficiency = 0.37
+
+// critical is how many standard errors a difference must be at the look, the first being 1, for a test that errs one
+// way with at most the chance alpha over any number of looks: look k spends alpha · 6/(π²k²), which sums to alpha, and
+// by Boole's inequality no dependence between looks can make it more (alpha spending, Lan & DeMets 1983, without
+// their use of the joint law, which a rollout that changes its share does not have). The normal quantile is widened
+// to Student's by the first term of its Cornish–Fisher expansion, since the standard error is itself estimated from
+// the n values of the smaller arm.
+func critical(alpha float64, look, n int) float64 {
+	spent := alpha * 6 / (math.Pi * math.Pi * float64(look) * float64(look))
+	z := math.Sqrt2 * math.Erfinv(1-2*spent)
+	return z + (z*z*z+z)/(4*iqrEfficiency*float64(n))
+}
+
+// judge fills in the verdict for the goal at a look.
+func (c Comparison) judge(g Goal, b detect.Baseline, look int) Comparison {
+	costs, scores := min(c.TreatedCost.N, c.HoldbackCost.N), min(c.TreatedQuality.N, c.HoldbackQuality.N)
 	margin := qualityMargin * b.Quality
 	figures := fmt.Sprintf("treated costs %.2f × the holdback (z %.1f), quality %+.3f (z %.1f)", c.CostRatio, c.CostZ, c.QualityDiff, c.QualityZ)
-	worse := c.QualityDiff < -margin && c.QualityZ < -harmZ
+	worse := c.QualityDiff < -margin && c.QualityZ < -critical(falseHarm, look, scores)
 	switch {
-	case worse, g == CutCost && c.CostZ > harmZ:
+	case worse, g == CutCost && c.CostZ > critical(falseHarm, look, costs):
 		c.Verdict, c.Reason = Harms, "the act harms: "+figures
-	case g == CutCost && c.CostZ < -proofZ && c.QualityDiff > -margin,
-		g == MendQuality && c.QualityZ > proofZ:
+	case g == CutCost && c.CostZ < -critical(falseHelp, look, costs) && c.QualityDiff > -margin,
+		g == MendQuality && c.QualityZ > critical(falseHelp, look, scores):
 		c.Verdict, c.Reason = Helps, "the act helps: "+figures
 	default:
 		c.Verdict, c.Reason = Unproven, "not proven yet: "+figures

@@ -191,20 +191,3 @@ func TestUnprovableRolloutIsReleasedByStepsAtItsExpiry(t *testing.T) {
 	require.False(t, r.Proven)
 	require.WithinDuration(t, began.Add(2*time.Hour), now, 2*time.Minute)
 }
-
-// TestAnActThatDoesNothingIsSeldomCalledHelp: five looks at one-sided 0.5 % each.
-func TestAnActThatDoesNothingIsSeldomCalledHelp(t *testing.T) {
-	t.Parallel()
-	const runs = 300
-	helped := 0
-	for seed := range uint64(runs) {
-		same := [2]float64{3, 0.68}
-		w := world{rand: rand.New(rand.NewPCG(seed, 7)), untreated: same, treated: same, perMinute: 60}
-		r := Start(Plan{Steps: []float64{0.5, 0.9}, Holdback: 0.1, Provable: true}, DefaultLimits, CutCost, began)
-		if r, _, _ = run(t, r, w, began, 20*time.Minute); r.Proven {
-			helped++
-		}
-	}
-	// At 2.5 % the chance of more than 18 of 300 is under one in a thousand.
-	require.LessOrEqual(t, helped, 18)
-}
