@@ -79,6 +79,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(rerateCommand(), rebuildCommand(), compactCommand())
 	root.AddCommand(complexityCommand(), kpiCommand())
 	root.AddCommand(tokenCommand())
+	root.AddCommand(evaluatorsCommand(), feedbackCommand())
 	root.AddCommand(slackCommand())
 	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand())
 	root.AddCommand(peopleCommands(connect)...)
