@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,10 +14,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/openai/openai-go/v3"
-	"github.com/openai/openai-go/v3/option"
-	"github.com/openai/openai-go/v3/shared"
 
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -51,10 +46,9 @@ type JudgeOptions struct {
 
 // Judge asks a model. Make one with NewJudge, and keep Run running beside it.
 type Judge struct {
-	o       JudgeOptions
-	chat    openai.ChatCompletionService
-	newName bool // the endpoint calls the bound on output max_completion_tokens
-	budget  budget
+	o      JudgeOptions
+	chat   chat
+	budget budget
 
 	mu        sync.Mutex
 	failures  int       // in a row
@@ -79,45 +73,12 @@ func NewJudge(o JudgeOptions) (*Judge, error) {
 	}
 	j := &Judge{
 		o: o, budget: budget{cap: o.DayCap, known: o.Others == nil}, agreement: map[string]float64{},
-		newName: base.Hostname() == "api.openai.com" || strings.HasSuffix(base.Hostname(), ".openai.azure.com"),
+		chat: newChat(base, o.APIKey, o.Concurrency),
 	}
 	if _, err := j.worst(1, 1); err != nil {
 		return nil, fmt.Errorf("judge: %w: without its price no cap could hold. Add it to the price book; a model of your own has the price 0", err)
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = o.Concurrency
-	options := []option.RequestOption{
-		option.WithBaseURL(o.BaseURL),
-		// The library's own retries would repeat calls that may have been billed, without holding money for them.
-		option.WithMaxRetries(0),
-		option.WithHTTPClient(&http.Client{
-			Transport:     transport,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // texts go nowhere else
-		}),
-		option.WithMiddleware(bounded),
-	}
-	if o.APIKey != "" {
-		options = append(options, option.WithAPIKey(o.APIKey))
-	} else {
-		options = append(options, option.WithHeaderDel("authorization"))
-	}
-	// Not openai.NewClient: it would take keys and addresses from the environment.
-	j.chat = openai.NewChatCompletionService(options...)
 	return j, nil
-}
-
-// maxResponse bounds what an endpoint may answer, in bytes.
-const maxResponse = 1 << 20
-
-func bounded(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
-	response, err := next(r)
-	if response != nil && response.Body != nil {
-		response.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(response.Body, maxResponse), response.Body}
-	}
-	return response, err
 }
 
 // learnEvery is how often the store is asked what others have spent.
@@ -285,31 +246,24 @@ func newMark() string {
 	return hex.EncodeToString(random[:])
 }
 
-func (j *Judge) params(system, user string, form map[string]any, output int64) openai.ChatCompletionNewParams {
-	p := openai.ChatCompletionNewParams{
-		Model:    j.o.Model,
-		Messages: []openai.ChatCompletionMessageParamUnion{openai.SystemMessage(system), openai.UserMessage(user)},
+func (j *Judge) params(system, user string, form map[string]any, output int64) chatRequest {
+	r := chatRequest{
+		Model: j.o.Model, Temperature: j.o.Temperature,
+		Messages: []chatMessage{{Role: "system", Content: system}, {Role: "user", Content: user}},
 	}
-	if j.newName {
-		p.MaxCompletionTokens = openai.Int(output)
+	if j.chat.newName {
+		r.MaxCompletionTokens = output
 	} else {
-		p.MaxTokens = openai.Int(output) // what compatible endpoints know it by
+		r.MaxTokens = output
 	}
-	if j.o.Temperature != nil {
-		p.Temperature = openai.Float(*j.o.Temperature)
+	if r.Format.Type = "json_object"; !j.o.JSONObject {
+		r.Format.Type, r.Format.Schema = "json_schema", &chatSchema{"verdict", true, form}
 	}
-	if j.o.JSONObject {
-		p.ResponseFormat.OfJSONObject = &shared.ResponseFormatJSONObjectParam{}
-	} else {
-		p.ResponseFormat.OfJSONSchema = &shared.ResponseFormatJSONSchemaParam{
-			JSONSchema: shared.ResponseFormatJSONSchemaJSONSchemaParam{Name: "verdict", Strict: openai.Bool(true), Schema: form},
-		}
-	}
-	return p
+	return r
 }
 
 // wordsOf is the text of an answer that is one.
-func wordsOf(c *openai.ChatCompletion) (string, error) {
+func wordsOf(c *completion) (string, error) {
 	if len(c.Choices) == 0 {
 		return "", errShape
 	}
@@ -332,16 +286,16 @@ const (
 	longestTry = 30 * time.Second // an endpoint that says to wait longer is not waited for
 )
 
-func (j *Judge) repeat(ctx context.Context, p openai.ChatCompletionNewParams) (*openai.ChatCompletion, error) {
+func (j *Judge) repeat(ctx context.Context, r chatRequest) (*completion, error) {
 	pause := 500 * time.Millisecond
 	for attempt := 1; ; attempt++ {
 		try, cancel := context.WithTimeout(ctx, j.o.Timeout)
-		response, err := j.chat.New(try, p)
+		response, err := j.chat.complete(try, r)
 		cancel()
 		if err == nil || attempt == attempts {
 			return response, err
 		}
-		wait, safe := again(err, pause)
+		wait, safe := again(err, pause, j.o.Now())
 		if !safe {
 			return nil, err
 		}
@@ -355,24 +309,21 @@ func (j *Judge) repeat(ctx context.Context, p openai.ChatCompletionNewParams) (*
 }
 
 // again is how long to wait before a call is repeated, if that is safe.
-func again(err error, pause time.Duration) (time.Duration, bool) {
-	var refused *openai.Error
+func again(err error, pause time.Duration, now time.Time) (time.Duration, bool) {
+	var refused *chatError
 	if !errors.As(err, &refused) {
 		return pause, dialled(err)
 	}
-	if refused.StatusCode != http.StatusTooManyRequests {
+	if refused.status != http.StatusTooManyRequests {
 		return 0, false
 	}
-	if refused.Response != nil {
-		text := refused.Response.Header.Get("Retry-After")
-		if seconds, err := strconv.ParseFloat(text, 64); err == nil && seconds >= 0 {
-			wait := time.Duration(min(seconds, 1e6) * float64(time.Second))
-			return wait, wait <= longestTry
-		}
-		if at, err := http.ParseTime(text); err == nil {
-			wait := max(0, time.Until(at))
-			return wait, wait <= longestTry
-		}
+	if seconds, err := strconv.ParseFloat(refused.retryAfter, 64); err == nil && seconds >= 0 {
+		wait := time.Duration(min(seconds, 1e6) * float64(time.Second))
+		return wait, wait <= longestTry
+	}
+	if at, err := http.ParseTime(refused.retryAfter); err == nil {
+		wait := max(0, at.Sub(now))
+		return wait, wait <= longestTry
 	}
 	return pause, true
 }
@@ -386,9 +337,9 @@ func dialled(err error) bool {
 // billed reports whether a call that failed may have cost something: unless it was refused as a request, or never
 // arrived, nobody knows.
 func billed(err error) bool {
-	var refused *openai.Error
+	var refused *chatError
 	if errors.As(err, &refused) {
-		return refused.StatusCode >= 500 || refused.StatusCode < 400
+		return refused.status >= 500 || refused.status < 300
 	}
 	return !dialled(err)
 }
@@ -403,10 +354,10 @@ const (
 // failed counts a failure, and says it without the words of the answer: endpoints repeat in it what they were sent.
 func (j *Judge) failed(ctx context.Context, err error) error {
 	told := fmt.Errorf("%w: no answer within %s, or the connection broke", ErrAway, j.o.Timeout)
-	var refused *openai.Error
+	var refused *chatError
 	switch {
 	case errors.As(err, &refused):
-		told = fmt.Errorf("%w: status %d %s", ErrAway, refused.StatusCode, cut(strings.Map(plain, refused.Code), 64))
+		told = fmt.Errorf("%w: %w", ErrAway, refused)
 	case dialled(err):
 		told = fmt.Errorf("%w: it cannot be reached at %s", ErrAway, j.o.BaseURL)
 	}
@@ -421,14 +372,6 @@ func (j *Judge) failed(ctx context.Context, err error) error {
 		j.o.Logger.Warn("the judge's endpoint fails; it is left alone for a while, heuristics go on", "pause", pause, "failures", j.failures, "error", told)
 	}
 	return told
-}
-
-// plain drops what is no letter of a word.
-func plain(r rune) rune {
-	if r == '_' || r == '-' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' {
-		return r
-	}
-	return -1
 }
 
 func (j *Judge) ready() error {

@@ -3,8 +3,6 @@ package evaluate
 import (
 	"time"
 
-	"github.com/openai/openai-go/v3"
-
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -34,8 +32,8 @@ func (j *Judge) span(about About, began time.Time) usage.Span {
 
 // account fills in what the endpoint says that the call used, and its price. Usage that is missing or not understood
 // is the worst case.
-func (j *Judge) account(s *usage.Span, c *openai.ChatCompletion, bytes int, output int64) {
-	report, err := usage.FromUsage("openai", []byte(c.Usage.RawJSON()))
+func (j *Judge) account(s *usage.Span, c *completion, bytes int, output int64) {
+	report, err := usage.FromUsage("openai", c.Usage)
 	if err != nil || report.Tokens == (usage.Tokens{}) {
 		j.unknown(s, bytes, output)
 		return

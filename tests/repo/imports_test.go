@@ -39,7 +39,6 @@ var owners = map[string]string{
 	"github.com/PagerDuty/go-pagerduty":        "internal/notify",
 	"github.com/go-analyze/charts":             "internal/notify",
 	"github.com/alicebob/miniredis/v2":         "internal/devstack",
-	"github.com/openai/openai-go/v3":          "internal/evaluate",
 	"github.com/santhosh-tekuri/jsonschema":   "internal/evaluate",
 	"github.com/ebitengine/purego":             "cmd/chserve/chdb",
 	"go.opentelemetry.io/proto/otlp":           "internal/ingest",
