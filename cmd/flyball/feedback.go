@@ -43,6 +43,15 @@ func feedbackCommand() *cobra.Command {
 			"  flyball feedback abc123 --stars 4 --by ann\n  flyball feedback abc123 --score 0.7 --tenant org_42",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			given := 0
+			for _, name := range []string{"thumb", "stars", "score"} {
+				if cmd.Flags().Changed(name) {
+					given++
+				}
+			}
+			if given != 1 {
+				return &exitError{exitUsage, errors.New("give one of --thumb, --stars and --score")}
+			}
 			f.TraceID = args[0]
 			if cmd.Flags().Changed("score") {
 				f.Score = &score
@@ -62,8 +71,6 @@ func feedbackCommand() *cobra.Command {
 	flags.StringVar(&f.SpanID, "span", "", "the call, where the trace has several")
 	flags.StringVar(&f.TenantID, "tenant", "", "whose call it is")
 	flags.StringVar(&url, "url", "", "ingest address (default from "+addressesFile+", else "+ingestDefault+")")
-	cmd.MarkFlagsOneRequired("thumb", "stars", "score")
-	cmd.MarkFlagsMutuallyExclusive("thumb", "stars", "score")
 	return cmd
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -97,32 +98,39 @@ func byRefusal(t Texts) float64 {
 // words are more often quoted.
 const opening = 400
 
+// refusalRule is a way to refuse, and the words of which it needs one, in small letters: most answers have none of them,
+// and looking for words is some hundred times cheaper than the expression.
+type refusalRule struct {
+	needs []string
+	is    *regexp.Regexp
+}
+
 // refusals are how models refuse, in the languages that most of them are asked in. A phrase alone is no refusal ("I
 // can't wait", "we cannot overstate"): each needs its verb of helping, providing or discussing.
-var refusals = []*regexp.Regexp{
+var refusals = []refusalRule{
 	// English
-	regexp.MustCompile(`(?i)\bi(?:'m| am)? ?(?:really |very |so )?(?:sorry|afraid|apologi[sz]e)[,.]? (?:but )?(?:that )?(?:as an? (?:ai|language model)[^.]{0,60}[,.]? )?i(?:'m| am)? ?(?:can'?t|cannot|can not|won'?t|unable to|not able to|not going to)\b`),
-	regexp.MustCompile(`(?i)\bi(?:'m| am)? ?(?:can'?t|cannot|can not|won'?t|will not|must decline to|(?:am )?unable to|not able to|not comfortable|not going to) (?:be able to )?(?:help|assist|provide|support|comply|fulfil|fulfill|answer|discuss|engage|participate|generate|create|write|share|give|offer|do that|recommend)\w*\b`),
-	regexp.MustCompile(`(?i)\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b[^.]{0,80}\b(?:can'?t|cannot|unable|not able|must decline|don'?t|do not)\b`),
-	regexp.MustCompile(`(?i)\b(?:goes|is|would be) against my (?:guidelines|programming|policies|principles|values)\b`),
-	regexp.MustCompile(`(?i)^\W*(?:i must (?:respectfully )?decline|i have to decline|i(?:'d| would) rather not)\b`),
+	{[]string{"sorry", "afraid", "apolog"}, regexp.MustCompile(`(?i)\bi(?:'m| am)? ?(?:really |very |so )?(?:sorry|afraid|apologi[sz]e)[,.]? (?:but )?(?:that )?(?:as an? (?:ai|language model)[^.]{0,60}[,.]? )?i(?:'m| am)? ?(?:can'?t|cannot|can not|won'?t|unable to|not able to|not going to)\b`)},
+	{[]string{"can't", "cannot", "can not", "won't", "will not", "decline", "able to", "not comfortable", "not going to"}, regexp.MustCompile(`(?i)\bi(?:'m| am)? ?(?:can'?t|cannot|can not|won'?t|will not|must decline to|(?:am )?unable to|not able to|not comfortable|not going to) (?:be able to )?(?:help|assist|provide|support|comply|fulfil|fulfill|answer|discuss|engage|participate|generate|create|write|share|give|offer|do that|recommend)\w*\b`)},
+	{[]string{"as an ai", "as a ai", "as an artificial", "as a large language", "as a language", "as an language", "as an large"}, regexp.MustCompile(`(?i)\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b[^.]{0,80}\b(?:can'?t|cannot|unable|not able|must decline|don'?t|do not)\b`)},
+	{[]string{"against my"}, regexp.MustCompile(`(?i)\b(?:goes|is|would be) against my (?:guidelines|programming|policies|principles|values)\b`)},
+	{[]string{"decline", "rather not"}, regexp.MustCompile(`(?i)^\W*(?:i must (?:respectfully )?decline|i have to decline|i(?:'d| would) rather not)\b`)},
 	// German
-	regexp.MustCompile(`(?i)\b(?:tut mir leid|entschuldigung|es tut mir leid|leider)\b[^.]{0,80}\b(?:kann ich|ich kann|darf ich|ich darf)\b[^.]{0,80}\b(?:nicht|keine?n?)\b`),
-	regexp.MustCompile(`(?i)\b(?:ich kann|ich darf|kann ich|darf ich)\b[^.]{0,60}\b(?:nicht|keine?)\b[^.]{0,40}\b(?:helfen|unterstützen|weiterhelfen|beantworten|bereitstellen)\b`),
+	{[]string{"leid", "entschuldigung", "leider"}, regexp.MustCompile(`(?i)\b(?:tut mir leid|entschuldigung|es tut mir leid|leider)\b[^.]{0,80}\b(?:kann ich|ich kann|darf ich|ich darf)\b[^.]{0,80}\b(?:nicht|keine?n?)\b`)},
+	{[]string{"ich kann", "ich darf", "kann ich", "darf ich"}, regexp.MustCompile(`(?i)\b(?:ich kann|ich darf|kann ich|darf ich)\b[^.]{0,60}\b(?:nicht|keine?)\b[^.]{0,40}\b(?:helfen|unterstützen|weiterhelfen|beantworten|bereitstellen)\b`)},
 	// French
-	regexp.MustCompile(`(?i)\bje (?:suis )?(?:désolée?|regrette)\b[^.]{0,60}\bje ne (?:peux|suis|puis)\b`),
-	regexp.MustCompile(`(?i)\bje ne (?:peux|puis|suis) pas (?:en mesure |capable |autorisée? )?(?:de |d'|à )?(?:vous )?(?:aider|fournir|répondre|assister|donner)`),
+	{[]string{"je suis", "je regrette", "je désol"}, regexp.MustCompile(`(?i)\bje (?:suis )?(?:désolée?|regrette)\b[^.]{0,60}\bje ne (?:peux|suis|puis)\b`)},
+	{[]string{"je ne"}, regexp.MustCompile(`(?i)\bje ne (?:peux|puis|suis) pas (?:en mesure |capable |autorisée? )?(?:de |d'|à )?(?:vous )?(?:aider|fournir|répondre|assister|donner)`)},
 	// Spanish
-	regexp.MustCompile(`(?i)\blo siento\b[^.]{0,60}\bno (?:puedo|me es posible)\b`),
-	regexp.MustCompile(`(?i)\bno puedo (?:ayudar|asistir|proporcionar|cumplir|responder|ofrecer)\w*`),
+	{[]string{"lo siento"}, regexp.MustCompile(`(?i)\blo siento\b[^.]{0,60}\bno (?:puedo|me es posible)\b`)},
+	{[]string{"no puedo"}, regexp.MustCompile(`(?i)\bno puedo (?:ayudar|asistir|proporcionar|cumplir|responder|ofrecer)\w*`)},
 	// Portuguese
-	regexp.MustCompile(`(?i)\b(?:desculpe|sinto muito|lamento)\b[^.]{0,60}\bnão (?:posso|consigo)\b`),
-	regexp.MustCompile(`(?i)\bnão posso (?:ajudar|fornecer|atender|responder|oferecer)\w*`),
+	{[]string{"desculpe", "sinto muito", "lamento"}, regexp.MustCompile(`(?i)\b(?:desculpe|sinto muito|lamento)\b[^.]{0,60}\bnão (?:posso|consigo)\b`)},
+	{[]string{"não posso"}, regexp.MustCompile(`(?i)\bnão posso (?:ajudar|fornecer|atender|responder|oferecer)\w*`)},
 	// Italian
-	regexp.MustCompile(`(?i)\b(?:mi dispiace|spiacente)\b[^.]{0,60}\bnon (?:posso|sono in grado)\b`),
+	{[]string{"dispiace", "spiacente"}, regexp.MustCompile(`(?i)\b(?:mi dispiace|spiacente)\b[^.]{0,60}\bnon (?:posso|sono in grado)\b`)},
 	// Chinese and Japanese
-	regexp.MustCompile(`(?:抱歉|对不起|很遗憾)[^。]{0,20}(?:无法|不能)`),
-	regexp.MustCompile(`(?:申し訳|すみません|恐れ入り)[^。]{0,30}(?:できません|できかねます|お答えできません|いたしかねます)`),
+	{[]string{"抱歉", "对不起", "很遗憾"}, regexp.MustCompile(`(?:抱歉|对不起|很遗憾)[^。]{0,20}(?:无法|不能)`)},
+	{[]string{"申し訳", "すみません", "恐れ入り"}, regexp.MustCompile(`(?:申し訳|すみません|恐れ入り)[^。]{0,30}(?:できません|できかねます|お答えできません|いたしかねます)`)},
 }
 
 // Refuses reports whether an answer is a refusal, by its opening. Typographic apostrophes are read as plain ones.
@@ -136,8 +144,9 @@ func Refuses(answer string) bool {
 		text = text[:cut]
 	}
 	text = strings.ReplaceAll(text, "’", "'")
+	small := strings.ToLower(text)
 	for _, r := range refusals {
-		if r.MatchString(text) {
+		if slices.ContainsFunc(r.needs, func(word string) bool { return strings.Contains(small, word) }) && r.is.MatchString(text) {
 			return true
 		}
 	}

@@ -222,7 +222,7 @@ func (f *file) parameters(e *Evaluator, v map[string]*yaml.Node, root *yaml.Node
 		e.score = byRefusal
 		rules := make([]string, len(refusals))
 		for i, r := range refusals {
-			rules[i] = r.String()
+			rules[i] = r.is.String()
 		}
 		return rules // so that another version of Flyball with other rules is another version of the evaluator
 	case JudgeKind:
