@@ -193,7 +193,7 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 			s.scores.Handler(caller.Tenant, caller.Name).ServeHTTP(w, r)
 		}))
 		if s.evaluation.pipeline != nil {
-			mux.Handle("GET /v1/evaluators", admitted(s.door, ingest.ScopeSpans, trusted, s.evaluation.pipeline))
+			mux.Handle("/v1/evaluators", admitted(s.door, ingest.ScopeSpans, trusted, s.evaluation.pipeline.Handler()))
 		}
 		mux.Handle("/v1/ingest", admitted(s.door, ingest.ScopeSpans, trusted, s.ingest.Handler()))
 	}

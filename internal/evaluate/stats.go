@@ -88,8 +88,14 @@ func (p *Pipeline) Stats() Stats {
 	return s
 }
 
-// ServeHTTP answers with the Stats. Whoever mounts it decides who may ask: it concerns every tenant.
-func (p *Pipeline) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+// Handler serves GET /v1/evaluators, the Stats. Whoever mounts it decides who may ask: it concerns every tenant.
+func (p *Pipeline) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/evaluators", p.serveStats)
+	return mux
+}
+
+func (p *Pipeline) serveStats(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(p.Stats()) // the caller has gone
 }
