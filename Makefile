@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert clean
+.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert bench-evaluate clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ test: bin/gotestsum ## Run everything quick that proves it works; count what was
 		status=$$?; go run ./tests/tally bin/results/test.json; exit $$status
 
 # What runs goroutines without an engine, and the pure packages that they share.
-racy := ./internal/alert ./internal/complexity ./internal/config ./internal/console ./internal/detect ./internal/devstack ./internal/gateway \
+racy := ./internal/alert ./internal/complexity ./internal/config ./internal/console ./internal/detect ./internal/devstack ./internal/evaluate ./internal/gateway \
 	./internal/inbox ./internal/ingest ./internal/policy ./internal/redis ./internal/replay ./internal/routing \
 	./internal/simulate ./workflows
 
@@ -75,6 +75,10 @@ bench-query: engine ## Measure dashboard queries and compaction at the shape of 
 
 bench-alert: engine ## Measure detection on the real stack over 100 injections of each fault (FLYBALL_BENCH_N), what an idle Flyball takes, and actions of Temporal
 	FLYBALL_BENCH=alert go test -tags e2e -count 1 -timeout 90m -v -run Bench ./tests/e2e/...
+
+bench-evaluate: ## Measure evaluators: scores a second of heuristics, and from a call's acknowledgement to its score at 100 calls a second
+	go test ./internal/evaluate -run '^$$' -bench Heuristics -cpu 1 -benchtime 2s
+	FLYBALL_BENCH=1 go test ./tests/bench -run '^$$' -bench Evaluate -benchtime 1x
 
 clean: ## Remove what was built and fetched; the state in .flyball stays
 	rm -rf bin cmd/chserve/engine/node_modules

@@ -103,7 +103,7 @@ func accessOf(c config.Config) clickhouse.Access {
 		a.Roles = append(a.Roles, string(role))
 	}
 	for name, g := range c.Access.Groups {
-		group := clickhouse.Group{Tenants: g.Tenants, Embargoed: g.Has(config.Embargo)}
+		group := clickhouse.Group{Tenants: g.Tenants, Embargoed: g.Has(config.Embargo), Contents: g.Has(config.Contents)}
 		for _, role := range config.EveryTenant() {
 			if g.Has(role) {
 				group.Roles = append(group.Roles, string(role))
@@ -126,6 +126,9 @@ func sharingOf(c config.Config, database string) (devstack.Sharing, error) {
 		sharing.Readers = append(sharing.Readers, devstack.Reader(r))
 	}
 	for _, t := range tables {
+		if t.Contents {
+			continue // the embedded engine shows a reader all shared tables or none: texts are its admin's alone
+		}
 		sharing.TenantTables = append(sharing.TenantTables, database+"."+t.Name)
 		if t.Quality {
 			for _, model := range t.Models {
@@ -205,14 +208,19 @@ func showAccess(c config.Config, out io.Writer) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	var shared, quality []string
+	var shared, quality, contents []string
 	for _, t := range tables {
+		if t.Contents {
+			contents = append(contents, t.Name)
+			continue
+		}
 		shared = append(shared, t.Name)
 		if t.Quality {
 			quality = append(quality, t.Name)
 		}
 	}
 	fmt.Fprintf(out, "\nTables   %s\n", strings.Join(shared, ", "))
+	fmt.Fprintf(out, "Contents %s, for the role contents alone\n", strings.Join(contents, ", "))
 	if len(c.Access.EmbargoedModels) > 0 {
 		fmt.Fprintf(out, "Embargo  %s, in %s\n", strings.Join(c.Access.EmbargoedModels, ", "), strings.Join(quality, ", "))
 	}

@@ -25,7 +25,7 @@ func judgeCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(correlateCommand(), ratingsCommand(), evaluatorsCommand(), trialCommand(), compareCommand(), switchCommand())
+	cmd.AddCommand(correlateCommand(), ratingsCommand(), judgeEvaluatorsCommand(), trialCommand(), compareCommand(), switchCommand())
 	return cmd
 }
 

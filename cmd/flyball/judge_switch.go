@@ -84,7 +84,7 @@ func (o *judging) store(ctx context.Context, store *clickhouse.Store, records []
 	return nil
 }
 
-func evaluatorsCommand() *cobra.Command {
+func judgeEvaluatorsCommand() *cobra.Command {
 	o := judging{}
 	cmd := &cobra.Command{
 		Use:     "evaluators",

@@ -80,6 +80,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(complexityCommand(), kpiCommand())
 	root.AddCommand(judgeCommand())
 	root.AddCommand(tokenCommand())
+	root.AddCommand(evaluatorsCommand(), feedbackCommand())
 	root.AddCommand(slackCommand())
 	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand())
 	root.AddCommand(peopleCommands(connect)...)

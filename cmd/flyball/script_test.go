@@ -103,6 +103,25 @@ func fakeIngest() *http.ServeMux {
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"accepted": accepted, "refused": refused, "duplicates": duplicates})
 	})
+	mux.HandleFunc("POST /v1/feedback", func(w http.ResponseWriter, r *http.Request) {
+		var said []feedback
+		if err := json.NewDecoder(r.Body).Decode(&said); err != nil || len(said) != 1 {
+			http.Error(w, "want one", http.StatusBadRequest)
+			return
+		}
+		f := said[0]
+		answer := map[string]any{"accepted": 1, "refused": []any{}, "duplicates": 0}
+		switch by := f.TraceID + "/" + f.By; {
+		case f.TraceID == "refused":
+			answer = map[string]any{"accepted": 0, "refused": []any{map[string]any{"index": 0, "field": "trace_id", "reason": "is not welcome"}}}
+			w.WriteHeader(http.StatusBadRequest)
+		case seen[by]:
+			answer["accepted"], answer["duplicates"] = 0, 1
+		default:
+			seen[by] = true
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	})
 	chaos := simulate.New(simulate.Options{Seed: 1, Logger: slog.New(slog.DiscardHandler)}).Handler()
 	mux.Handle("/v1/chaos", chaos)
 	mux.Handle("/v1/chaos/", chaos)

@@ -47,6 +47,8 @@ type system struct {
 	judges   *evaluators.Registry
 	people   latePeople // whose word comes from channels
 
+	evaluation evaluation
+
 	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64
 }
@@ -117,6 +119,11 @@ func (s *system) loadFiles() error {
 	if s.book, err = loadBook(s.config.PriceBook); err != nil {
 		return err
 	}
+	if s.config.Evaluators != "" {
+		if s.evaluation.set, err = loadEvaluators(s.config.Evaluators); err != nil {
+			return fmt.Errorf("evaluators: %w", err)
+		}
+	}
 	if s.slack, err = s.newSlack(); err != nil {
 		return fmt.Errorf("notify.slack: %w", err)
 	}
@@ -151,6 +158,10 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 		group.Go(func() error { return s.ingest.Run(ctx) })
 		group.Go(func() error { s.scores.Run(ctx); return nil })
 		group.Go(func() error { s.judges.Run(ctx); return nil })
+		if e := s.evaluation; e.pipeline != nil {
+			group.Go(func() error { return e.flags.Run(ctx) })
+			group.Go(func() error { return e.pipeline.Run(ctx) })
+		}
 	}
 	if s.config.TokensFile != "" {
 		group.Go(func() error { s.watchTokens(ctx); return nil })
@@ -177,13 +188,16 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 		mux.Handle(pattern, admitted(s.door, ingest.ScopeDecide, trusted, handler))
 	}
 	if s.ingest != nil {
-		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/outcomes", "/v1/deployments", "/v1/traces", "/v1/logs", "/v1/litellm"} {
+		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/feedback", "/v1/outcomes", "/v1/deployments", "/v1/traces", "/v1/logs", "/v1/litellm"} {
 			mux.Handle(path, s.ingest.Handler())
 		}
 		// Who sends calls says what each counts for, and so may say it of a task.
 		mux.Handle("/v1/complexity", known(s.door, ingest.ScopeSpans, func(w http.ResponseWriter, r *http.Request, caller *ingest.Caller) {
 			s.scores.Handler(caller.Tenant, caller.Name).ServeHTTP(w, r)
 		}))
+		if s.evaluation.pipeline != nil {
+			mux.Handle("/v1/evaluators", admitted(s.door, ingest.ScopeSpans, trusted, s.evaluation.pipeline.Handler()))
+		}
 		mux.Handle("/v1/ingest", admitted(s.door, ingest.ScopeSpans, trusted, s.ingest.Handler()))
 	}
 	if gate != nil {
@@ -241,7 +255,10 @@ func (s *system) openIngest(ctx context.Context) (err error) {
 	if err := s.judges.Refresh(ctx); err != nil { // else scores on trial would page
 		return storeError(err)
 	}
-	s.ingest, err = ingest.Open(ingest.Options{
+	if err := s.openEvaluation(); err != nil {
+		return err
+	}
+	options := ingest.Options{
 		Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Door: s.door,
 		Lookup: func(ctx context.Context, traces []usage.Trace) ([]usage.Span, error) {
 			return s.store.FindSpans(ctx, traces, time.Now())
@@ -249,8 +266,9 @@ func (s *system) openIngest(ctx context.Context) (err error) {
 		Complexity:      s.scores.Of,
 		Standing:        s.judges.Apply,
 		TenantAttribute: s.config.OTLP.TenantAttribute, LiteLLMTenant: s.config.LiteLLM.Tenant,
-	})
-	if err != nil {
+	}
+	s.hear(&options)
+	if s.ingest, err = ingest.Open(options); err != nil {
 		return &exitError{exitUsage, err}
 	}
 	return nil

@@ -67,7 +67,7 @@ func upCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&o.noSimulator, "no-simulator", false, "send no synthetic traffic, and keep the standard profile")
 	cmd.Flags().BoolVar(&o.noWorker, "no-worker", false, "run no workflows here: flyball serve --role worker does")
 	cmd.Flags().StringVar(&o.policies, "policies", "", "policy directory in place of the shipped ones, reloaded when it changes")
-	cmd.Flags().StringVar(&o.access, "access", "", "configuration file of which the sections access (who may read the embedded ClickHouse) and notify (who is told) count here; the others are for servers")
+	cmd.Flags().StringVar(&o.access, "access", "", "configuration file of which the sections access (who may read the embedded ClickHouse), notify (who is told), evaluators, judge and content count here; the others are for servers")
 	cmd.Flags().Uint64Var(&o.seed, "seed", 1, "of the simulator's randomness")
 	return cmd
 }
@@ -114,6 +114,7 @@ func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
 	ports := stack.Ports()
 	c := config.Default()
 	c.Profile, c.Access, c.Notify = config.Demo, given.Access, given.Notify
+	c.Evaluators, c.Judge, c.Content = given.Evaluators, given.Judge, given.Content
 	if o.noSimulator {
 		c.Profile = config.Standard
 	}

@@ -26,6 +26,7 @@ type Group struct {
 	Roles     []string // of Access.Roles
 	Tenants   []string // whose rows, for a group without a role
 	Embargoed bool     // embargoed models' quality too
+	Contents  bool     // what was asked and answered too, where it is kept
 }
 
 // Reader is a group as the embedded engine knows it: one user.
@@ -138,6 +139,9 @@ func (a Access) wanted(database string, tables []TenantTable) accessState {
 		if g.Embargoed {
 			s.members[membership{group, name("embargo")}] = true
 		}
+		if g.Contents {
+			s.members[membership{group, name("contents")}] = true
+		}
 		for _, tenant := range g.Tenants {
 			tenants[tenant] = true
 			s.members[membership{group, name("tenant_" + tenant)}] = true
@@ -149,7 +153,12 @@ func (a Access) wanted(database string, tables []TenantTable) accessState {
 	}
 	pattern := a.EmbargoPattern()
 	for _, t := range tables {
-		s.grants[grant{name("reader"), "SELECT", t.Name}] = true
+		right := name("reader")
+		if t.Contents {
+			right = name("contents")
+			s.roles[right] = true
+		}
+		s.grants[grant{right, "SELECT", t.Name}] = true
 		policy := func(part string, p rowPolicy) { s.policies[policyName{name(part), t.Name}] = p }
 		policy("others", rowPolicy{filter: "0", toAll: true})
 		policy("all", rowPolicy{filter: "1", to: joined(all...)})

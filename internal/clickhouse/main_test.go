@@ -67,6 +67,8 @@ func TestStore(t *testing.T) {
 		{"rerate at once", testRerateAtOnce},
 		{"rerate cut short", testRerateCutShort},
 		{"audit", testAudit},
+		{"contents", testContents},
+		{"judge spend", testJudgeSpend},
 		{"errors", testErrors},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, server.database(t)) })

@@ -15,6 +15,8 @@ type TenantTable struct {
 	Models []string
 	// Quality says that a row tells how good a model is, so that an embargo of the model covers it.
 	Quality bool
+	// Contents says that a row holds what was asked and answered, which needs a right of its own.
+	Contents bool
 }
 
 // TenantTables are all tenant tables that the migrations make, by name. They are read from the migrations
@@ -56,7 +58,8 @@ func tenantTable(name string, columns []string) (t TenantTable, ok bool) {
 			t.Models = append(t.Models, model)
 		}
 	}
-	t.Quality = len(t.Models) > 0 && slices.ContainsFunc(columns, tellsQuality.MatchString)
+	t.Contents = slices.Contains(columns, "input") && slices.Contains(columns, "output")
+	t.Quality = t.Contents || len(t.Models) > 0 && slices.ContainsFunc(columns, tellsQuality.MatchString)
 	return t, true
 }
 

@@ -33,10 +33,11 @@ const (
 	OnCall        AccessRole = "oncall"         // every tenant
 	Tenant        AccessRole = "tenant"         // the group's tenants
 	Embargo       AccessRole = "embargo"        // beside another role: what tells the quality of embargoed models too
+	Contents      AccessRole = "contents"       // beside another role: what was asked and answered too, where it is kept
 )
 
 // AccessRoles are all of them; EveryTenant those that see every tenant.
-func AccessRoles() []AccessRole { return append(EveryTenant(), Tenant, Embargo) }
+func AccessRoles() []AccessRole { return append(EveryTenant(), Tenant, Embargo, Contents) }
 
 // EveryTenant are the roles that see every tenant.
 func EveryTenant() []AccessRole { return []AccessRole{FinOps, AIEngineering, OnCall} }
@@ -62,8 +63,8 @@ func (a Access) problems() []error {
 				say("%s.roles: %q is none of %s", at, role, words(AccessRoles()))
 			}
 		}
-		if len(g.Roles) == 0 || len(g.Roles) == 1 && g.Has(Embargo) {
-			say("%s.roles: name one of %s; embargo adds to one of them", at, words(append(EveryTenant(), Tenant)))
+		if !g.Has(Tenant) && !slices.ContainsFunc(EveryTenant(), g.Has) {
+			say("%s.roles: name one of %s; embargo and contents add to one of them", at, words(append(EveryTenant(), Tenant)))
 		}
 		if g.Has(Tenant) != (len(g.Tenants) > 0) {
 			say("%s: the role tenant needs tenants, and tenants need the role tenant", at)

@@ -94,6 +94,10 @@ type Config struct {
 	Redis      Redis      `yaml:"redis"`
 	Temporal   Temporal   `yaml:"temporal"`
 	Notify     Notify     `yaml:"notify"` // how people hear of incidents
+
+	Evaluators string  `yaml:"evaluators"` // a directory over the shipped ones, or shipped; empty: nothing is scored here
+	Judge      Judge   `yaml:"judge"`
+	Content    Content `yaml:"content"`
 }
 
 // Listener is where a server listens.
@@ -200,6 +204,7 @@ func Default() Config {
 		Redis:      Redis{Addr: "127.0.0.1:6379"},
 		Temporal:   Temporal{Address: "127.0.0.1:7233", Namespace: "default"},
 		Notify:     Notify{PagerDuty: PagerDuty{API: "https://events.pagerduty.com"}},
+		Judge:      defaultJudge, Content: Content{Retention: 7 * 24 * time.Hour},
 	}
 }
 
@@ -305,6 +310,8 @@ func (c Config) Validate() error {
 	errs = append(errs, c.Access.problems()...)
 	errs = append(errs, c.Notify.problems()...)
 	errs = append(errs, checkRollbacks(c.Rollbacks)...)
+	errs = append(errs, c.Judge.problems()...)
+	errs = append(errs, c.Content.problems()...)
 	if err := checkTokens(c.Tokens); err != nil {
 		errs = append(errs, err)
 	}

@@ -146,6 +146,13 @@ func (g *Gateway) sampling(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, sampling{sampled, rate, reason, now.Add(samplingValid).UTC()})
 }
 
+// Sampled says whether a call is to be scored, as GET /v1/sampling does.
+func (g *Gateway) Sampled(key usage.Key, task, traceID string) bool {
+	classRate, _ := g.o.SampleRate(key, task)
+	sampled, _, _ := routing.Sampled(g.snapshot.Load(), key, traceID, classRate, g.o.Now())
+	return sampled
+}
+
 // obeyed is the body of GET /v1/flags.
 type obeyed struct {
 	routing.Revision

@@ -22,6 +22,7 @@ const (
 	kindReleased   kind = 11 // an event that was joined to its span: its id as sent, its kind, then the event
 	kindDimensions kind = 12 // in summaries: dimensions that later records of the file refer to
 	kindQuality    kind = 13 // a quality event
+	kindContent    kind = 14 // the texts of the span before it, where they are kept
 
 	// No longer written, still read: from before scores and dimensions knew the served model and the provider.
 	kindQuality1    kind = 2

@@ -41,6 +41,9 @@ type unit struct {
 	dropped    bool // by the committer: it had been accepted before
 
 	event event // an event, or the one inside a span
+
+	content slice  // encoded; empty: not to be kept
+	heard   *Heard // nil: nobody wants to score it
 }
 
 // slice is a part of a request's buffer.
@@ -132,6 +135,9 @@ func (i *Ingest) submit(ctx context.Context, req *request) error {
 	}
 	select {
 	case err := <-req.done:
+		if err == nil {
+			i.tell(req)
+		}
 		return err
 	case <-i.stopped:
 		select {
@@ -324,6 +330,9 @@ func (c *commit) unit(req *request, u *unit) {
 	case u.kind == kindSpan:
 		if u.dropped = !c.remember(u.id, u.dims); !u.dropped {
 			c.record(kindSpan, req.buf[u.body.from:u.body.to])
+			if u.content != (slice{}) {
+				c.record(kindContent, req.buf[u.content.from:u.content.to])
+			}
 			c.remember(u.trace, u.dims)
 			if u.any != (id{}) {
 				c.remember(u.any, u.dims)

@@ -33,6 +33,8 @@ type decoder struct {
 	maxRecord int    // bytes
 	again     int    // bytes of refused records: they are stepped over more than once
 
+	texts // of the call that is read
+
 	lastTags map[string]string
 }
 
@@ -62,7 +64,7 @@ var (
 	spanFields = index("trace_id", "span_id", "timestamp", "tenant_id", "session_id", "provider",
 		"requested_model", "model", "prompt_template_version", "task", "experiment_id", "service_tier",
 		"tokens", "usage", "cost_usd", "latency_ms", "ttft_ms", "complexity", "route", "decision_id",
-		"arm", "tags", "quality")
+		"arm", "tags", "quality", "input", "output")
 	tokenFields   = index("prompt", "completion", "cached", "cache_write_5m", "cache_write_1h", "reasoning")
 	qualityFields = index("id", "trace_id", "span_id", "tenant_id", "model", "prompt_template_version",
 		"experiment_id", "arm", "evaluator", "evaluator_version", "score", "confidence", "kind", "timestamp")
@@ -98,6 +100,7 @@ func (d *decoder) record(known map[string]uint, field func(name []byte) error) e
 // span reads one span. The embedded quality, if any, is in q with hasQuality true.
 func (d *decoder) span(s *usage.Span, q *usage.Quality) (hasQuality bool, err error) {
 	*s = usage.Span{Arm: usage.None}
+	d.texts.reset()
 	var tokens wireTokens
 	var said []byte
 	err = d.record(spanFields, func(name []byte) (err error) {
@@ -169,6 +172,10 @@ func (d *decoder) span(s *usage.Span, q *usage.Quality) (hasQuality bool, err er
 			}
 			hasQuality = true
 			return d.quality(q)
+		case "input":
+			return d.string(false)
+		case "output":
+			return d.string(true)
 		}
 		return nil
 	})

@@ -28,7 +28,8 @@ type batch struct {
 	quality     []usage.Quality
 	outcomes    []usage.Outcome
 	deployments []usage.Deployment
-	done        [4]bool // which of the inserts have happened
+	contents    []usage.Content
+	done        [5]bool // which of the inserts have happened
 }
 
 // Run drains the spool into the sink until ctx ends; an insert that is under way then may end, so that no batch is
@@ -255,6 +256,9 @@ func (b *batch) add(records []byte, names map[string]string) error {
 		case kindDeployment:
 			b.deployments = append(b.deployments, usage.Deployment{})
 			in.deployment(&b.deployments[len(b.deployments)-1])
+		case kindContent:
+			b.contents = append(b.contents, usage.Content{})
+			in.content(&b.contents[len(b.contents)-1])
 		}
 		return in.err
 	})
@@ -313,6 +317,7 @@ func (i *Ingest) try(ctx context.Context, b *batch) error {
 		{len(b.quality), func() error { return i.opt.Sink.InsertQuality(ctx, b.quality, token+":quality") }},
 		{len(b.outcomes), func() error { return i.opt.Sink.InsertOutcomes(ctx, b.outcomes, token+":outcomes") }},
 		{len(b.deployments), func() error { return i.opt.Sink.InsertDeployments(ctx, b.deployments, token+":deployments") }},
+		{len(b.contents), func() error { return i.opt.Sink.InsertContents(ctx, b.contents, token+":contents") }},
 	} {
 		if b.done[n] || insert.rows == 0 {
 			continue

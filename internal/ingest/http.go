@@ -144,6 +144,7 @@ func (i *Ingest) take(w http.ResponseWriter, r *http.Request, scope Scope, check
 // keep decodes a body and makes its records durable.
 func (i *Ingest) keep(ctx context.Context, body []byte, caller *Caller, decode func(*decoder, *request, *answer) error) (*answer, error) {
 	d := newDecoder(body, i.opt.Now(), caller)
+	d.texts.wanted = i.opt.Wants != nil || i.opt.Keep != nil
 	req, a := newRequest(i), &answer{Refused: []refusal{}}
 	if err := decode(d, req, a); err != nil {
 		return nil, err
@@ -288,6 +289,7 @@ func (d *decoder) spans(req *request, a *answer) {
 			default:
 				req.addSpan(index, &s, nil)
 			}
+			req.addTexts(&s, &d.texts)
 		})
 }
 

@@ -27,6 +27,7 @@ type Sink interface {
 	InsertQuality(ctx context.Context, quality []usage.Quality, token string) error
 	InsertOutcomes(ctx context.Context, outcomes []usage.Outcome, token string) error
 	InsertDeployments(ctx context.Context, deployments []usage.Deployment, token string) error
+	InsertContents(ctx context.Context, contents []usage.Content, token string) error
 	// Watermark publishes that all that the named spool accepted before at is in the sink.
 	Watermark(ctx context.Context, spool string, at time.Time) error
 }
@@ -54,6 +55,14 @@ type Options struct {
 	// Standing writes into a score what its evaluator counts for. It is asked about every score, and must answer from
 	// memory. Nil: all count as they are.
 	Standing func(*usage.Quality)
+	// Wants says whether somebody wants to read a call's texts to score it, and Heard gives them to whom wants once the
+	// call is durable. Both are asked while the sender waits: they must neither block nor take long. Nil: nobody does,
+	// and texts are passed over as they come.
+	Wants func(s *usage.Span) bool
+	Heard func(h Heard)
+
+	// Keep is for how long the texts of a tenant's calls are stored; 0: not at all. Nil: nobody's are.
+	Keep func(tenant string) time.Duration
 
 	// TenantAttribute is the OpenTelemetry attribute that names the tenant where neither flyball.tenant_id nor
 	// tenant.id does.
@@ -221,12 +230,13 @@ func (i *Ingest) Close() error {
 	return err
 }
 
-// Handler serves, each behind the door, POST /v1/spans, /v1/quality, /v1/outcomes and /v1/deployments, OTLP/HTTP at /v1/traces and
-// /v1/logs, and LiteLLM's log at /v1/litellm; and GET /v1/ingest, the Stats.
+// Handler serves, each behind the door, POST /v1/spans, /v1/quality, /v1/feedback, /v1/outcomes and /v1/deployments, OTLP/HTTP at
+// /v1/traces and /v1/logs, and LiteLLM's log at /v1/litellm; and GET /v1/ingest, the Stats.
 func (i *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/spans", i.serve(ScopeSpans, (*decoder).spans))
 	mux.HandleFunc("POST /v1/quality", i.serve(ScopeQuality, (*decoder).qualities))
+	mux.HandleFunc("POST /v1/feedback", i.serve(ScopeQuality, (*decoder).feedbacks))
 	mux.HandleFunc("POST /v1/outcomes", i.serve(ScopeOutcomes, (*decoder).outcomes))
 	mux.HandleFunc("POST /v1/deployments", i.serve(ScopeDeployments, (*decoder).deployments))
 	mux.HandleFunc("POST /v1/traces", i.serveOTLP(traces))

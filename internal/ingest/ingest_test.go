@@ -31,6 +31,7 @@ type store struct {
 	quality     map[string]usage.Quality
 	outcomes    map[string]usage.Outcome
 	deployments []usage.Deployment
+	contents    []usage.Content
 	rows        int
 	mark        time.Time
 }
@@ -92,6 +93,13 @@ func (s *store) InsertDeployments(_ context.Context, deployments []usage.Deploym
 	return s.insert(token, fmt.Sprint(deployments), func() {
 		s.rows += len(deployments)
 		s.deployments = append(s.deployments, deployments...)
+	})
+}
+
+func (s *store) InsertContents(_ context.Context, contents []usage.Content, token string) error {
+	return s.insert(token, fmt.Sprint(contents), func() {
+		s.rows += len(contents)
+		s.contents = append(s.contents, contents...)
 	})
 }
 

@@ -49,6 +49,7 @@ func (i *Ingest) litellm(d *decoder, req *request, a *answer) {
 		func(index int) {
 			if counts {
 				req.addSpan(index, &s, nil)
+				req.addTexts(&s, &d.texts)
 			} else {
 				i.stats.ignored.Add(1)
 			}
@@ -65,6 +66,7 @@ type litellmDecoder struct {
 // span reads one entry. It reports false for one that is no call, or one that failed and used nothing.
 func (l *litellmDecoder) span(s *usage.Span) (counts bool, err error) {
 	clear(l.tenants)
+	l.texts.reset()
 	l.r = litellmRecord{tenants: l.tenants}
 	if err := l.entry(); err != nil {
 		return false, err
@@ -194,6 +196,10 @@ func (l *litellmDecoder) entry() error {
 			return l.truth(&r.cacheHit)
 		case "response_cost":
 			return l.amount(&r.cost)
+		case "messages":
+			return l.chat(false)
+		case "response":
+			return l.chat(true)
 		case "request_tags":
 			return l.requestTags()
 		case "metadata":
@@ -261,6 +267,15 @@ func (l *litellmDecoder) within(field func(name []byte) error) error {
 		return l.other()
 	}
 	return l.object(field)
+}
+
+// chat takes the messages of the call or the provider's answer as they are.
+func (l *litellmDecoder) chat(output bool) error {
+	raw, err := l.skip()
+	if err == nil && l.texts.wanted {
+		l.note(output, words{formChat, 0, raw})
+	}
+	return err
 }
 
 func (l *litellmDecoder) other() error {

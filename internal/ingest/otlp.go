@@ -127,6 +127,7 @@ func (o *otlp) takeSpan(read func() error) error {
 	o.index++
 	o.attributes.reset()
 	o.events = o.events[:0]
+	o.texts.reset()
 	o.status.Code = 0
 	p := &o.p
 	p.TraceId, p.SpanId, p.StartTimeUnixNano, p.EndTimeUnixNano, p.Status = nil, nil, 0, 0, &o.status
@@ -148,6 +149,7 @@ func (o *otlp) takeSpan(read func() error) error {
 	}
 	if isCall {
 		o.req.addSpan(index, &s, nil)
+		o.req.addTexts(&s, &o.texts)
 	} else {
 		o.ignored++
 	}

@@ -171,15 +171,26 @@ func (o *otlp) statusCode() error {
 
 // jsonEvent reads an evaluation among a span's events; the others are passed over.
 func (o *otlp) jsonEvent() error {
-	start, named := o.pos, false
+	start, named, event := o.pos, false, ""
 	err := o.message(func(name []byte) error {
 		if string(name) != "name" || o.peek() != '"' {
 			return o.other()
 		}
 		text, err := o.bytes()
-		named = string(text) == evaluationEvent
+		if named = string(text) == evaluationEvent; !named && o.texts.wanted {
+			event = o.share(text[:min(len(text), maxName)])
+		}
 		return err
 	})
+	if err == nil && saysText(event) {
+		o.pos = start
+		return o.message(func(name []byte) error {
+			if string(name) != "attributes" {
+				return o.other()
+			}
+			return o.list(func() error { return o.jsonAttribute(&attributeList{pool: &slots{}}, event) })
+		})
+	}
 	if err != nil || !named {
 		return err
 	}
@@ -223,14 +234,15 @@ func (o *otlp) jsonLogRecord(r *logspb.LogRecord) error {
 }
 
 func (o *otlp) jsonAttributes(list *attributeList) error {
-	return o.list(func() error { return o.jsonAttribute(list) })
+	return o.list(func() error { return o.jsonAttribute(list, "") })
 }
 
 // jsonAttribute reads one attribute. Its value is read when its name is known to mean something, and so may
-// come before it.
-func (o *otlp) jsonAttribute(list *attributeList) error {
+// come before it. An attribute that means nothing else may be a text of the call.
+func (o *otlp) jsonAttribute(list *attributeList, event string) error {
 	var a knownAttribute
-	wanted, value := false, -1
+	var key string
+	wanted, value, valueEnd := false, -1, -1
 	err := o.message(func(name []byte) error {
 		switch string(name) {
 		case "key":
@@ -239,14 +251,22 @@ func (o *otlp) jsonAttribute(list *attributeList) error {
 			}
 			text, err := o.bytes()
 			if err == nil {
-				a, wanted = o.attributeOf(text)
+				if a, wanted = o.attributeOf(text); !wanted && o.texts.wanted {
+					key = string(text)
+				}
 			}
 			return err
 		case "value":
 			value = o.pos
+			err := o.other()
+			valueEnd = o.pos
+			return err
 		}
 		return o.other()
 	})
+	if err == nil && key != "" && value >= 0 {
+		o.hear([]byte(key), event, formOTLP, o.decoder.text[value:valueEnd])
+	}
 	if err != nil || !wanted {
 		return err
 	}

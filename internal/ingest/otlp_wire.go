@@ -107,13 +107,18 @@ func (o *otlp) wireSpan(b []byte, p *tracepb.Span) error {
 
 // wireEvent reads an evaluation among a span's events; the others are passed over.
 func (o *otlp) wireEvent(b []byte) error {
-	named := false
+	named, event := false, ""
 	err := eachField(b, func(num protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
 		if num == 2 && kind == protowire.BytesType {
-			named = string(value) == evaluationEvent
+			if named = string(value) == evaluationEvent; !named && o.texts.wanted {
+				event = o.share(value[:min(len(value), maxName)])
+			}
 		}
 		return nil
 	})
+	if err == nil && saysText(event) {
+		return eachMessage(b, 3, func(b []byte) error { return o.wireText(b, event) })
+	}
 	if err != nil || !named {
 		return err
 	}
@@ -173,6 +178,9 @@ func (o *otlp) wireAttribute(b []byte, list *attributeList) error {
 	}
 	a, ok := o.attributeOf(name)
 	if !ok {
+		if o.texts.wanted {
+			o.hear(name, "", formWire, value)
+		}
 		return nil
 	}
 	s, err := list.add(a.name)
@@ -194,6 +202,24 @@ func (o *otlp) wireAttribute(b []byte, list *attributeList) error {
 		}
 		return nil
 	})
+}
+
+// wireText reads an attribute of an event for a text.
+func (o *otlp) wireText(b []byte, event string) error {
+	var name, value []byte
+	err := eachField(b, func(num protowire.Number, kind protowire.Type, v []byte, _ uint64) error {
+		switch {
+		case num == 1 && kind == protowire.BytesType:
+			name = v
+		case num == 2 && kind == protowire.BytesType:
+			value = v
+		}
+		return nil
+	})
+	if err == nil {
+		o.hear(name, event, formWire, value)
+	}
+	return err
 }
 
 // valueOf makes a string of an attribute's value; one copy serves all records that share it.

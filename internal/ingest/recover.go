@@ -110,6 +110,8 @@ func identities(k kind, in *reader, anyTenant bool) (d dimensions, ids []id, err
 		return d, append(ids, e.identity()), nil
 	case kindReleased, kindReleased1:
 		return d, append(ids, in.id()), in.err
+	case kindContent: // it goes with its span
+		return d, nil, nil
 	case kindDeployment:
 		var p usage.Deployment
 		in.deployment(&p)

@@ -19,6 +19,7 @@ type Stats struct {
 	Incomplete      int64            `json:"incomplete"`             // spans whose usage was not complete
 	Waiting         int64            `json:"waiting"`                // events that wait for their span
 	Expired         int64            `json:"expired"`                // events whose span never came
+	TextsLeftOut    int64            `json:"texts_left_out"`         // of calls to be scored or kept: too long, or not to be read
 	SpoolBytes      int64            `json:"spool_bytes"`            // not drained
 	SpoolRows       int64            `json:"spool_rows"`             // not drained
 	OldestUnsent    time.Time        `json:"oldest_unsent,omitzero"` // when the first of them was accepted; zero when there is none
@@ -32,6 +33,7 @@ type counters struct {
 	ignored                                 atomic.Int64
 	incomplete, waiting, expired            atomic.Int64
 	corruptSegments, forgotten              atomic.Int64
+	textsLeftOut                            atomic.Int64
 
 	mu       sync.Mutex
 	unpriced map[string]int64
@@ -97,7 +99,7 @@ func (i *Ingest) Stats() Stats {
 	return Stats{
 		Accepted: c.accepted.Load(), Refused: c.refused.Load(), Duplicates: c.duplicates.Load(),
 		Ignored: c.ignored.Load(), Inserted: c.inserted.Load(), Unpriced: maps.Clone(c.unpriced), Incomplete: c.incomplete.Load(),
-		Waiting: c.waiting.Load(), Expired: c.expired.Load(),
+		Waiting: c.waiting.Load(), Expired: c.expired.Load(), TextsLeftOut: c.textsLeftOut.Load(),
 		SpoolBytes: i.spool.backlog(i.cursor.Load()), SpoolRows: i.rows.Load(), OldestUnsent: oldest,
 		CorruptSegments: c.corruptSegments.Load(), Forgotten: c.forgotten.Load(), SinkError: c.failing,
 	}

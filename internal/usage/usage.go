@@ -237,3 +237,15 @@ type Deployment struct {
 	By             string            `json:"by,omitempty"`
 	Timestamp      time.Time         `json:"timestamp"`
 }
+
+// Content is what was asked and answered in one call, where it is configured to be kept.
+type Content struct {
+	TraceID        string
+	SpanID         string
+	TenantID       string
+	RequestedModel string
+	Model          string // that served
+	Timestamp      time.Time
+	ExpiresAt      time.Time // from then on the store forgets it
+	Input, Output  string
+}

@@ -39,6 +39,7 @@ var owners = map[string]string{
 	"github.com/PagerDuty/go-pagerduty":        "internal/notify",
 	"github.com/go-analyze/charts":             "internal/notify",
 	"github.com/alicebob/miniredis/v2":         "internal/devstack",
+	"github.com/santhosh-tekuri/jsonschema":    "internal/evaluate",
 	"github.com/ebitengine/purego":             "cmd/chserve/chdb",
 	"go.opentelemetry.io/proto/otlp":           "internal/ingest",
 	"go.opentelemetry.io/otel":                 "", // tests only

@@ -118,4 +118,7 @@ DROP VIEW IF EXISTS quality_1m_from_quality ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1m_from_quality ON CLUSTER 'prod' TO quality_1m AS
 DROP VIEW IF EXISTS sweep_1m_from_quality ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_quality ON CLUSTER 'prod' TO sweep_1m AS
+CREATE TABLE IF NOT EXISTS contents ON CLUSTER 'prod' (
+ENGINE = ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')
+SETTINGS merge_with_ttl_timeout = 3600, replicated_deduplication_window = 10000
 
