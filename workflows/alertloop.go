@@ -434,11 +434,14 @@ func (l *alertLoop) setFlag(ctx workflow.Context, r contract.SetFlagRequest) (co
 	if err := l.checkFlag(r); err != nil { // it may have changed hands while this waited
 		return contract.SetFlagResult{}, err
 	}
+	var before *routing.Flag
 	if have := l.flag(r.Kind); have != nil {
+		stood := *have
+		before = &stood
 		same := have.Decision == r.Decision && have.Share == r.Share && have.Value == r.Value
 		others := have.Decision != r.Decision // and so r takes off what it does not own
 		if same || others {
-			return contract.SetFlagResult{Flag: *have}, nil
+			return contract.SetFlagResult{Flag: *have, Before: before}, nil
 		}
 	}
 	now := workflow.Now(ctx)
@@ -448,7 +451,7 @@ func (l *alertLoop) setFlag(ctx workflow.Context, r contract.SetFlagRequest) (co
 		Sequence: l.state.Sequence, RenewedAt: now, ExpiresAt: r.ExpiresAt,
 	}
 	if r.Share == 0 {
-		return contract.SetFlagResult{Flag: flag, Changed: true}, l.release(ctx, flag)
+		return contract.SetFlagResult{Flag: flag, Changed: true, Before: before}, l.release(ctx, flag)
 	}
 	err := workflow.ExecuteActivity(doing(ctx, fmt.Sprintf("%s flag on at %.0f %%", r.Kind, r.Share*100)), flags.ApplyFlag, flag).Get(ctx, nil)
 	if err != nil {
@@ -463,7 +466,7 @@ func (l *alertLoop) setFlag(ctx workflow.Context, r contract.SetFlagRequest) (co
 		l.state.Flags = append(l.state.Flags, flag)
 	}
 	l.count()
-	return contract.SetFlagResult{Flag: flag, Changed: true}, nil
+	return contract.SetFlagResult{Flag: flag, Changed: true, Before: before}, nil
 }
 
 // release takes a flag off under its new sequence number. It also does so for a flag that this loop

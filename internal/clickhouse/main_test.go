@@ -62,6 +62,8 @@ func TestStore(t *testing.T) {
 		{"rerate at once", testRerateAtOnce},
 		{"rerate cut short", testRerateCutShort},
 		{"audit", testAudit},
+		{"decisions", testDecisions},
+		{"savings", testSavings},
 		{"errors", testErrors},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, server.database(t)) })

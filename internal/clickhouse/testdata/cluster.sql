@@ -104,4 +104,7 @@ DROP VIEW IF EXISTS sweep_1m_from_quality ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_quality ON CLUSTER 'prod' TO sweep_1m AS
 DROP VIEW IF EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod' TO sweep_1m AS
+ALTER TABLE decisions ON CLUSTER 'prod'
+CREATE TABLE IF NOT EXISTS savings ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', measured_at)
 
