@@ -28,6 +28,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/effect"
 	"github.com/flyball-dev/flyball/internal/inbox"
 	"github.com/flyball-dev/flyball/internal/kpi"
 	"github.com/flyball-dev/flyball/internal/policy"
@@ -698,6 +699,12 @@ func (w *world) RebuildTenant(context.Context, string, time.Time, detect.Minimum
 func (w *world) RecordIncident(context.Context, contract.IncidentRecord) error    { return nil }
 func (w *world) RecordIncidents(context.Context, []contract.IncidentRecord) error { return nil }
 func (w *world) RecordDecision(context.Context, contract.DecisionRecord) error    { return nil }
+
+func (w *world) Measure(context.Context, contract.MeasureRequest) (effect.Effect, error) {
+	return effect.Effect{}, nil
+}
+
+func (w *world) RecordSavings(context.Context, contract.SavingsRecord) error { return nil }
 
 func (w *world) LastActEnded(context.Context, usage.Key) (time.Time, error) {
 	return time.Time{}, nil
