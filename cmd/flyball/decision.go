@@ -78,23 +78,20 @@ func findDecision(cmd *cobra.Command, o *inboxOptions, s *stored, name string) (
 	if unseen == nil && !state.Status.Final() {
 		return state, "", nil
 	}
-	if unseen != nil && !errors.Is(unseen, inbox.ErrNotFound) && !isAway(unseen) {
-		return state, "", unseen
-	}
 	stored, err := storedDecision(cmd, s, name)
 	switch {
 	case errors.Is(err, clickhouse.ErrNoDecision) && unseen == nil:
 		return state, "It has ended, and its row is not stored yet.", nil
-	case err != nil && unseen != nil && isAway(unseen):
+	case err != nil && isAway(unseen):
 		return state, "", &exitError{exitAway, errors.Join(unseen, err)}
-	case err != nil:
-		return state, "", err
-	case stored.Status.Final():
-		return stored, "", nil
-	case isAway(unseen):
-		return stored, "Temporal is away: this is as it was last stored.", nil
+	case err != nil || stored.Status.Final():
+		return stored, "", err
+	case errors.Is(unseen, inbox.ErrNotFound):
+		return stored, "It does not run any more, and no end of it is stored: it was terminated, and its incident takes its flag off.", nil
+	case unseen != nil:
+		return stored, fmt.Sprintf("Temporal does not tell it (%v): this is as it was last stored.", unseen), nil
 	}
-	return stored, "It does not run any more, and no end of it is stored: it was terminated, and its incident takes its flag off.", nil
+	return state, "", nil // it has ended a moment ago
 }
 
 // openDecision asks Temporal.
