@@ -18,6 +18,7 @@ import (
 
 	"github.com/flyball-dev/flyball/cmd/chserve/chservetest"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/console"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/devstack"
@@ -182,6 +183,18 @@ func TestWhatWasDecided(t *testing.T) {
 		shell.good("report", "savings", "--by", "action", "--format", "csv"))
 	require.JSONEq(t, `{"tenant_id":"org_42","decisions":1,"unknown":0,"treated_calls":200,"compared_calls":200,"cost_usd":"2","saved_usd":"4","spent_usd":"0","net_usd":"4","estimated_usd":"0"}`,
 		shell.good("report", "savings", "--format", "json"))
+	audit := storedAudit{store}
+	all, err := audit.Decided(t.Context(), console.DecidedQuery{Status: "released", Limit: 5})
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.Equal(t, "4", all[0].Worth.Saved.String())
+	require.Contains(t, all[0].Story, "ada approved it after 1m")
+	saved, err := audit.Savings(t.Context(), console.SavingsQuery{From: at.AddDate(0, 0, -2), To: at.AddDate(0, 0, 2), By: []string{"action"}})
+	require.NoError(t, err)
+	require.Len(t, saved, 1)
+	require.Equal(t, "downgrade", saved[0].Action)
+	require.Equal(t, "4", saved[0].Net.String())
+
 	code, out, errs = shell.run("report", "savings", "--tenant", "org_7")
 	require.Zero(t, code)
 	require.Empty(t, out)
