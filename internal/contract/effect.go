@@ -9,10 +9,6 @@ import (
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
-// Effects is the workflow type that measures what a decision was worth once it has ended. (Effect is what is known of
-// its help while it is carried out.)
-const Effects = "Effects"
-
 // EffectsID is the id of the measuring of a decision.
 func EffectsID(decision string) string { return "effects/" + url.PathEscape(decision) }
 
