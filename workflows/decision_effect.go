@@ -36,8 +36,9 @@ func (d *decision) measureHourly(ctx workflow.Context) {
 	if !ok || workflow.GetVersion(ctx, "measured-hourly", workflow.DefaultVersion, 1) < 1 {
 		return
 	}
+	ctx = workflow.WithScheduleToCloseTimeout(measuring(ctx, "what has it been worth so far?"), evidenceWithin) // nobody watches meanwhile
 	var measured effect.Effect
-	if err := workflow.ExecuteActivity(asking(ctx, "what has it been worth so far?"), savings.MeasureDecision, request).Get(ctx, &measured); err != nil {
+	if err := workflow.ExecuteActivity(ctx, savings.MeasureDecision, request).Get(ctx, &measured); err != nil {
 		workflow.GetLogger(ctx).Warn("the decision could not be measured", "error", err)
 		return
 	}
