@@ -33,7 +33,7 @@ func TestDecisionIsMeasured(t *testing.T) {
 		if measured = append(measured, r); len(measured) == 1 {
 			return effect.Effect{}, errors.New("ClickHouse is away")
 		}
-		return effect.Effect{MeasuredAt: d.Now(), Treated: 5, Saved: &effect.Amount{Pico: big.NewInt(7)}}, nil
+		return effect.Effect{MeasuredAt: d.Now(), Treated: 5, Compared: 5, Cost: big.NewInt(3), Saved: &effect.Amount{Pico: big.NewInt(7)}}, nil
 	})
 	stood := routing.Flag{Kind: routing.Route, Decision: "another", Share: 0.3}
 	d.before = &stood

@@ -46,7 +46,7 @@ func (e *Effect) Text() string {
 		return "It has not been measured."
 	case e.Treated+e.Holdback == 0:
 		return "Nothing is known: no call of it is stored."
-	case e.Saved == nil:
+	case e.Saved == nil || e.Cost == nil:
 		return fmt.Sprintf("What it saved is not known: %s treated and %s holdback calls are stored, and the holdback is of too few sessions to compare with.",
 			Count(e.Treated), Count(e.Holdback))
 	}
