@@ -333,21 +333,9 @@ func (t *Telemetry) RecordGroup(ctx context.Context, s contract.GroupState) erro
 
 // RecordDecision stores a decision's state.
 func (t *Telemetry) RecordDecision(ctx context.Context, s contract.DecisionState) error {
-	detail, err := json.Marshal(s)
+	r, err := s.Record()
 	if err != nil {
 		return badInput("the decision's state cannot be written as JSON", err)
-	}
-	p := s.Input.Proposal
-	r := contract.DecisionRecord{
-		ID: s.ID, Incident: s.Input.Incident, Key: s.Input.Key, OpenedAt: s.Opened, Action: p.Action, Mode: p.Mode, Value: p.Value,
-		Share: s.Share, Status: s.Status, Effect: s.Effect, Reason: s.Reason, Rule: p.Rule, Revision: p.Revision,
-		Detail: detail, UpdatedAt: s.ChangedAt,
-	}
-	if s.Status.Final() {
-		r.EndedAt = s.ChangedAt
-	}
-	if s.Verdict != nil {
-		r.By = s.Verdict.Who
 	}
 	if err := t.Audit.RecordDecision(ctx, r); err != nil {
 		return fmt.Errorf("storing the decision: %w", err)

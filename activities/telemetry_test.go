@@ -13,6 +13,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/effect"
 	"github.com/flyball-dev/flyball/internal/kpi"
 	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/runbook"
@@ -571,9 +572,12 @@ func TestRecordDecision(t *testing.T) {
 		}},
 		Status: contract.Holding, Reason: "proved", Opened: now, ChangedAt: now.Add(time.Minute), Share: 0.95, Effect: contract.Proven,
 	}
+	facts, err := json.Marshal(state.Input.Finding.Facts)
+	require.NoError(t, err)
 	want := contract.DecisionRecord{
 		ID: state.ID, Incident: state.Input.Incident, Key: opus, OpenedAt: now, Action: "downgrade", Mode: contract.Ask, Value: haiku.Model,
 		Share: 0.95, Status: contract.Holding, Effect: contract.Proven, Reason: "proved", Rule: "downgrade", Revision: "r1", UpdatedAt: now.Add(time.Minute),
+		Facts: facts,
 	}
 	audit := &fakeAudit{}
 	telemetry := &Telemetry{Audit: audit}
@@ -590,6 +594,15 @@ func TestRecordDecision(t *testing.T) {
 	state.Status, state.Verdict = contract.Released, &contract.DecideRequest{Verdict: contract.Approve, Who: "ada"}
 	want.Status, want.By, want.EndedAt = contract.Released, "ada", state.ChangedAt
 	require.Equal(t, want, record())
+
+	// It is measured after its end, which orders the rows.
+	state.Measured = &effect.Effect{MeasuredAt: now.Add(time.Hour), Treated: 5}
+	state.FlagAfter = &routing.Flag{Kind: routing.Route}
+	want.Worth, want.UpdatedAt = &contract.Worth{MeasuredAt: now.Add(time.Hour), Treated: 5}, now.Add(time.Hour)
+	got := record()
+	require.Contains(t, string(got.FlagAfter), `"kind":"route"`)
+	got.FlagAfter = nil
+	require.Equal(t, want, got)
 
 	audit.err = errAway
 	require.ErrorIs(t, telemetry.RecordDecision(t.Context(), state), errAway)

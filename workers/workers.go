@@ -27,6 +27,7 @@ type Store interface {
 	activities.RolloutStore
 	activities.AuditStore
 	activities.BaselineStore
+	activities.LedgerStore
 }
 
 // Flags is where flags are kept: package redis.
@@ -131,6 +132,7 @@ func Register(r registry, o Options) {
 	loop := &activities.Loop{Client: o.Client, Log: o.Logger}
 	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery})
 	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Baselines: o.Store, Log: o.Logger, Poll: o.SweepEvery})
+	r.RegisterActivity(&activities.Ledger{Store: o.Store})
 	r.RegisterActivity(&activities.Policy{Set: o.Policies, Rollback: o.Rollbacks.Has})
 	r.RegisterActivity(&activities.Rollback{Client: &http.Client{}, Hooks: o.Rollbacks})
 	r.RegisterActivity(&activities.Routing{Flags: o.Flags, Log: o.Logger})
@@ -149,6 +151,7 @@ func RegisterWorkflows(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Incident)
 	r.RegisterWorkflow(workflows.Group)
 	r.RegisterWorkflow(workflows.Decision)
+	r.RegisterWorkflow(workflows.Effects)
 	r.RegisterWorkflow(workflows.Autonomy)
 	r.RegisterWorkflow(workflows.Calibration)
 }

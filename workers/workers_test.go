@@ -80,7 +80,7 @@ func registered(t *testing.T, o Options) *book {
 func TestRegisterKeepsEveryName(t *testing.T) {
 	b := registered(t, Options{})
 	require.ElementsMatch(t, []string{
-		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
+		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration, contract.Effects,
 	}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
@@ -89,6 +89,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 		"ApplyFlag", "ReleaseFlag", "RenewFlags",
 		"SetKeyFlag", "AskTrust", "TellTrust", "AskRecalibration",
 		"CallRollback",
+		"MeasureDecision",
 		"CheckProvider",
 		"Post",
 	})
@@ -97,7 +98,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 	hooks := activities.RollbackHooks{{Service: "support-bot"}}
 	b := registered(t, Options{SweepEvery: time.Second, Router: router{}, Rollbacks: hooks})
-	require.Len(t, b.structs, 8)
+	require.Len(t, b.structs, 9)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
 		for field, value := range fields.Fields() {

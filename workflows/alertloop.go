@@ -406,6 +406,11 @@ func (l *alertLoop) setFlag(ctx workflow.Context, r contract.SetFlagRequest) (co
 	if err := l.checkFlag(r); err != nil { // it may have changed hands while this waited
 		return contract.SetFlagResult{}, err
 	}
+	var before *routing.Flag
+	if have := l.state.Flag(r.Kind); have != nil {
+		stood := *have
+		before = &stood
+	}
 	now := workflow.Now(ctx)
 	// 1: before it, the flag by which an incident has every call scored never expired, and outlived an incident that
 	// somebody terminated.
@@ -414,7 +419,7 @@ func (l *alertLoop) setFlag(ctx workflow.Context, r contract.SetFlagRequest) (co
 	}
 	flag, write := l.state.Take(l.in.Key, routing.Order(r), now)
 	if !write {
-		return contract.SetFlagResult{Flag: flag}, nil
+		return contract.SetFlagResult{Flag: flag, Before: before}, nil
 	}
 	if err := l.write(ctx, flag); err != nil {
 		return contract.SetFlagResult{}, err
@@ -424,7 +429,7 @@ func (l *alertLoop) setFlag(ctx workflow.Context, r contract.SetFlagRequest) (co
 	}
 	l.state.Written(flag)
 	l.count()
-	return contract.SetFlagResult{Flag: flag, Changed: true}, nil
+	return contract.SetFlagResult{Flag: flag, Changed: true, Before: before}, nil
 }
 
 // write has a flag put on, or taken off, until that is done.

@@ -242,6 +242,11 @@ func TestAlertLoopOwnsFlags(t *testing.T) {
 	require.NoError(t, foreignOff.err)
 	require.False(t, foreignOff.result.(contract.SetFlagResult).Changed, "a decision takes off only its own flag")
 	require.NoError(t, release.err)
+	require.Nil(t, first.result.(contract.SetFlagResult).Before, "none stood")
+	require.Equal(t, 0.1, second.result.(contract.SetFlagResult).Before.Share)
+	require.Equal(t, "d1", foreignOff.result.(contract.SetFlagResult).Before.Decision)
+	require.Equal(t, 0.5, release.result.(contract.SetFlagResult).Before.Share)
+	require.Zero(t, release.result.(contract.SetFlagResult).Flag.Share)
 	require.ErrorContains(t, late.rejected, "taken its flag off", "an order that arrives after the end is refused")
 
 	require.Len(t, l.written, 3)

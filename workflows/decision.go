@@ -176,6 +176,7 @@ func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 	d.tellTrust(ctx)
 	d.journal.close(ctx)
 	d.bulletin.close(ctx)
+	d.measureLater(ctx)
 	drained, _ := workflow.NewDisconnectedContext(ctx)
 	_ = d.news.Get(drained, nil) // an incident that is gone needs none
 	_ = workflow.Await(drained, func() bool { return workflow.AllHandlersFinished(drained) })
@@ -323,6 +324,7 @@ func (d *decision) rollOut(ctx workflow.Context) error {
 			d.freeze(ctx)
 		}
 		d.settle(ctx)
+		d.measureHourly(ctx)
 	}
 	return nil
 }
@@ -460,7 +462,12 @@ func (d *decision) setFlag(ctx workflow.Context, share float64, reason string) e
 		},
 	}
 	ctx = doing(ctx, fmt.Sprintf("%s %s: share %.0f %%", d.in.Proposal.Action, d.in.Key, share*100))
-	return workflow.ExecuteActivity(ctx, loops.SetKeyFlag, request).Get(ctx, nil)
+	var result contract.SetFlagResult
+	if err := workflow.ExecuteActivity(ctx, loops.SetKeyFlag, request).Get(ctx, &result); err != nil {
+		return err
+	}
+	d.ordered(result)
+	return nil
 }
 
 // tellTrust tells the tenant's ledger what became of the decision, as far as it moves trust. It

@@ -74,7 +74,9 @@ type keyDecision struct {
 	moves    int // that the incident has heard of
 	watched  []routing.Rollout
 	setErr   func(r contract.SetKeyFlagRequest) error
-	trusting func() // is called while the ledger is asked
+	trusting func()        // is called while the ledger is asked
+	before   *routing.Flag // that stood before the first order
+	lasts    time.Duration // each look
 
 	// With what these fail: planning, asking and telling the ledger, the record.
 	planErr, askErr, tellErr, recordErr error
@@ -123,9 +125,11 @@ func newKeyDecision(t *testing.T, mode contract.Mode) *keyDecision {
 		require.NotContains(t, d.updates, r.UpdateID, "each order has its own id")
 		d.updates[r.UpdateID] = r.Flag.Share
 		d.shares, d.orders = append(d.shares, r.Flag.Share), append(d.orders, r)
-		return contract.SetFlagResult{Changed: true}, nil
+		before := d.before
+		d.before = &routing.Flag{Kind: r.Flag.Kind, Value: r.Flag.Value, Share: r.Flag.Share, Decision: r.Flag.Decision}
+		return contract.SetFlagResult{Flag: *d.before, Changed: true, Before: before}, nil
 	})
-	d.OnActivity(telemetry.AwaitRollout, anyArgs()...).Return(func(_ context.Context, r contract.AwaitRolloutRequest) (contract.AwaitRolloutResult, error) {
+	d.OnActivity(telemetry.AwaitRollout, anyArgs()...).AfterFn(func() time.Duration { return d.lasts }).Return(func(_ context.Context, r contract.AwaitRolloutRequest) (contract.AwaitRolloutResult, error) {
 		d.watched, d.mixes = append(d.watched, r.Rollout), append(d.mixes, r.Mix)
 		if d.watchErr != nil {
 			return contract.AwaitRolloutResult{}, d.watchErr

@@ -376,6 +376,10 @@ func decisionDetails(s contract.DecisionState) string {
 	default:
 		rolloutDetails(&t, s)
 	}
+	if s.Measured != nil {
+		t.section("What it has been worth")
+		t.line("%s", s.Measured.Text())
+	}
 	t.section("So far")
 	for _, h := range s.History {
 		t.line("- %s %s%s: %s", clock(h.At), words(h.Status), atShare(h.Share), h.Reason)

@@ -19,6 +19,7 @@ var (
 	notify    *activities.Notify
 	providers *activities.Provider
 	rollbacks *activities.Rollback
+	savings   *activities.Ledger
 )
 
 // attempt is how long one try of a quick activity may take. A worker that dies in the middle costs
@@ -45,6 +46,15 @@ func doing(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: attempt,
 		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: time.Second, MaximumInterval: 15 * time.Second},
+		Summary:             summary,
+	})
+}
+
+// measuring is doing for a question that reads all calls of a decision.
+func measuring(ctx workflow.Context, summary string) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: 5 * time.Minute,
+		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: 5 * time.Second, MaximumInterval: time.Minute},
 		Summary:             summary,
 	})
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/effect"
 	"github.com/flyball-dev/flyball/internal/inbox"
 	"github.com/flyball-dev/flyball/internal/kpi"
 	"github.com/flyball-dev/flyball/internal/policy"
@@ -60,6 +61,21 @@ func TestRecord(t *testing.T) {
 		require.Equal(t, contract.Proven, s.decision(t, d).Effect)
 		rule = s.decision(t, d).Input.Finding.Verdict.Rule
 		s.keep(t, "approved", contract.AlertLoopID(key), id, d, contract.AutonomyID(key.Tenant), contract.SweepID(0))
+	})
+	t.Run("measured", func(t *testing.T) {
+		id := s.breakIt(t)
+		d := s.question(t, id)
+		s.decide(t, d, contract.Approve)
+		s.awaitShare(t, 0.95)
+		s.world.set(func(w *world) { w.fault = false })
+		s.ended(t, id)
+		require.NotNil(t, s.decision(t, d).FlagAfter)
+		require.Eventually(t, func() bool {
+			var state contract.DecisionState
+			s.query(t, contract.EffectsID(d), &state)
+			return state.Measured != nil
+		}, time.Minute, 50*time.Millisecond)
+		s.keep(t, "measured", d, contract.EffectsID(d))
 	})
 	t.Run("denied", func(t *testing.T) {
 		id := s.breakIt(t)
@@ -698,6 +714,12 @@ func (w *world) RebuildTenant(context.Context, string, time.Time, detect.Minimum
 func (w *world) RecordIncident(context.Context, contract.IncidentRecord) error    { return nil }
 func (w *world) RecordIncidents(context.Context, []contract.IncidentRecord) error { return nil }
 func (w *world) RecordDecision(context.Context, contract.DecisionRecord) error    { return nil }
+
+func (w *world) Measure(context.Context, contract.MeasureRequest) (effect.Effect, error) {
+	return effect.Effect{MeasuredAt: time.Now(), Treated: 7}, nil
+}
+
+func (w *world) RecordSavings(context.Context, contract.SavingsRecord) error { return nil }
 
 func (w *world) LastActEnded(context.Context, usage.Key) (time.Time, error) {
 	return time.Time{}, nil

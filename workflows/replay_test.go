@@ -40,7 +40,7 @@ func TestReplay(t *testing.T) {
 		})
 	}
 	for _, name := range []string{
-		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
+		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration, contract.Effects,
 	} {
 		require.True(t, replayed[name], "no history of %s is recorded", name)
 	}

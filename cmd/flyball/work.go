@@ -58,7 +58,7 @@ func hooks(configured []config.Rollback) activities.RollbackHooks {
 // runConsole serves the console until ctx ends.
 func (s *system) runConsole(ctx context.Context, listener net.Listener, work console.Work, status func() console.Status) error {
 	c, err := console.New(console.Options{
-		Telemetry: liveTelemetry{s.store}, Work: work, Status: status, Logger: s.log, Now: time.Now, Hosts: s.hosts(), Hooks: s.hooks(),
+		Telemetry: liveTelemetry{s.store}, Work: work, Audit: storedAudit{s.store}, Status: status, Logger: s.log, Now: time.Now, Hosts: s.hosts(), Hooks: s.hooks(),
 	})
 	if err != nil {
 		return fmt.Errorf("preparing the console: %w", err)

@@ -115,66 +115,6 @@ ORDER BY opened_at DESC, id LIMIT 1`, incidentColumns), append(keyArgs(key), ch.
 	return past, nil
 }
 
-var decisionsTable = table{"decisions", []column{
-	{"id", "String"},
-	{"incident_id", "String"},
-	{"tenant_id", symbol},
-	{"model", symbol},
-	{"opened_at", instant},
-	{"ended_at", "Nullable(" + instant + ")"},
-	{"action", symbol},
-	{"mode", symbol},
-	{"value", symbol},
-	{"share", "Float64"},
-	{"status", symbol},
-	{"effect", symbol},
-	{"reason", "String"},
-	{"by", symbol},
-	{"rule", symbol},
-	{"revision", "String"},
-	{"detail", "String"},
-	{"updated_at", instant},
-}}
-
-// RecordDecision stores the latest state of a decision, as RecordIncident does of an incident.
-func (s *Store) RecordDecision(ctx context.Context, r contract.DecisionRecord) error {
-	err := s.insert(ctx, decisionsTable, "", 1, func(int) []any {
-		return []any{
-			r.ID, r.Incident, r.Key.Tenant, r.Key.Model, r.OpenedAt.UTC(),
-			ended(r.EndedAt), r.Action, string(r.Mode), r.Value, r.Share,
-			string(r.Status), string(r.Effect), r.Reason, r.By, r.Rule,
-			r.Revision, string(r.Detail), r.UpdatedAt.UTC(),
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("recording decision %s: %w", r.ID, err)
-	}
-	return nil
-}
-
-// Decisions returns the decisions of an incident, oldest first.
-func (s *Store) Decisions(ctx context.Context, incident string) ([]contract.DecisionRecord, error) {
-	records, err := collect(ctx, s, fmt.Sprintf("SELECT id, incident_id, tenant_id, model, opened_at, ended_at, action, mode, value, share, "+
-		"status, effect, reason, `by`, rule, revision, detail, updated_at FROM decisions FINAL\n"+
-		"WHERE incident_id = {incident:String} ORDER BY opened_at, id LIMIT %d", maxRecords),
-		[]any{ch.Named("incident", incident)},
-		func(rows driver.Rows, r *contract.DecisionRecord) error {
-			var ends *time.Time
-			var mode, status, effect, detail string
-			if err := rows.Scan(&r.ID, &r.Incident, &r.Key.Tenant, &r.Key.Model, &r.OpenedAt, &ends, &r.Action, &mode, &r.Value, &r.Share,
-				&status, &effect, &r.Reason, &r.By, &r.Rule, &r.Revision, &detail, &r.UpdatedAt); err != nil {
-				return err
-			}
-			r.Mode, r.Status, r.Effect, r.Detail = contract.Mode(mode), contract.Status(status), contract.Effect(effect), raw(detail)
-			r.OpenedAt, r.EndedAt, r.UpdatedAt = r.OpenedAt.UTC(), end(ends), r.UpdatedAt.UTC()
-			return nil
-		})
-	if err != nil {
-		return nil, fmt.Errorf("reading the decisions of %s: %w", incident, err)
-	}
-	return records, nil
-}
-
 // LastActEnded returns when an act on the key ended last: a decision whose flag was on at some time, which
 // only its detail tells. It is zero when there was none.
 func (s *Store) LastActEnded(ctx context.Context, key usage.Key) (time.Time, error) {

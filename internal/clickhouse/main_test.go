@@ -69,6 +69,8 @@ func TestStore(t *testing.T) {
 		{"audit", testAudit},
 		{"contents", testContents},
 		{"judge spend", testJudgeSpend},
+		{"decisions", testDecisions},
+		{"savings", testSavings},
 		{"errors", testErrors},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, server.database(t)) })

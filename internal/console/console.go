@@ -51,6 +51,7 @@ var (
 type Options struct {
 	Telemetry Telemetry
 	Work      Work
+	Audit     Audit
 	Status    func() Status
 	Logger    *slog.Logger
 	Now       func() time.Time

@@ -81,6 +81,8 @@ func (c *Console) Handler() http.Handler {
 	mux.HandleFunc("GET /api/incidents", c.incidents)
 	mux.HandleFunc("GET /api/groups", c.groups)
 	mux.HandleFunc("GET /api/decisions", c.decisions)
+	mux.HandleFunc("GET /api/audit", c.audit)
+	mux.HandleFunc("GET /api/savings", c.savings)
 	mux.HandleFunc("GET /api/mutes", c.mutes)
 	mux.HandleFunc("GET /api/report", c.report)
 	mux.HandleFunc("POST /api/decide", c.decide)

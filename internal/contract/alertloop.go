@@ -156,10 +156,11 @@ type SetFlagRequest struct {
 	ExpiresAt time.Time    `json:"expires_at"`
 }
 
-// SetFlagResult is the flag as it now stands; Changed is false when there was nothing to do.
+// SetFlagResult is the flag as it now stands, at share 0 when it is off; Changed is false when there was nothing to do.
 type SetFlagResult struct {
-	Flag    routing.Flag `json:"flag"`
-	Changed bool         `json:"changed"`
+	Flag    routing.Flag  `json:"flag"`
+	Changed bool          `json:"changed"`
+	Before  *routing.Flag `json:"before,omitempty"` // of the same kind, that stood until then; nil: none did
 }
 
 // ResolveRequest is a person's word that the incident is over, whatever the telemetry says.

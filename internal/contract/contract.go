@@ -47,6 +47,7 @@ const (
 	Group     = "Group" // the incident of many keys
 	Decision  = "Decision"
 	Autonomy  = "Autonomy"
+	Effects   = "Effects" // measures what a decision was worth, once it has ended
 
 	Calibration = "Calibration"
 )

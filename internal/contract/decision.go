@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/effect"
 	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
@@ -108,6 +109,10 @@ type DecisionState struct {
 	Frozen    string          `json:"frozen,omitempty"`
 	Effect    Effect          `json:"effect"`
 	History   []Transition    `json:"history"`
+
+	FlagBefore *routing.Flag  `json:"flag_before,omitempty"` // that stood when the first order came; nil: none did
+	FlagAfter  *routing.Flag  `json:"flag_after,omitempty"`  // as the last order left it, at share 0 when it is off; nil: there was no order
+	Measured   *effect.Effect `json:"measured,omitempty"`    // the last measurement; nil: none yet
 }
 
 // Effect is what is known about the help of an act.

@@ -19,7 +19,7 @@ import (
 
 // pure lists the packages that are functions of their arguments.
 var pure = []string{
-	"internal/alert", "internal/calibrate", "internal/contract", "internal/detect", "internal/kpi",
+	"internal/alert", "internal/calibrate", "internal/contract", "internal/detect", "internal/effect", "internal/kpi",
 	"internal/pricing", "internal/routing", "internal/runbook", "internal/usage",
 }
 

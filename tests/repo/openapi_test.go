@@ -184,6 +184,8 @@ func TestAPIHasTheFieldsOfBodies(t *testing.T) {
 		"GET /api/live answers":    {answered("get", "/api/live"), "console.liveBody"},
 		"GET /api/incidents lists": {at("paths", "/api/incidents", "get", "responses", "200", "content", body, "schema", "items"), "console.Incident"},
 		"GET /api/decisions lists": {at("paths", "/api/decisions", "get", "responses", "200", "content", body, "schema", "items"), "console.Decision"},
+		"GET /api/audit lists":     {at("paths", "/api/audit", "get", "responses", "200", "content", body, "schema", "items"), "console.Decided"},
+		"GET /api/savings lists":   {at("paths", "/api/savings", "get", "responses", "200", "content", body, "schema", "items"), "console.Savings"},
 		"GET /api/groups lists":    {at("paths", "/api/groups", "get", "responses", "200", "content", body, "schema", "items"), "console.Group"},
 		"GET /api/mutes answers":   {answered("get", "/api/mutes"), "console.Mutes"},
 		"POST /api/order takes":    {sent("/api/order"), "console.Order"},

@@ -121,4 +121,7 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_quality ON CLUSTER 'prod' T
 CREATE TABLE IF NOT EXISTS contents ON CLUSTER 'prod' (
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')
 SETTINGS merge_with_ttl_timeout = 3600, replicated_deduplication_window = 10000
+ALTER TABLE decisions ON CLUSTER 'prod'
+CREATE TABLE IF NOT EXISTS savings ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', measured_at)
 
