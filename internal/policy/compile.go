@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/checker"
@@ -39,8 +40,8 @@ type program struct {
 	env     *cel.Env
 	root    *rule
 	names   map[string]binding // what expressions can refer to
-	nvars   int
-	matches []*match // those with an output, in the order of the file
+	vars    []*variable        // in the order of the file
+	matches []*match           // those with an output, in the order of the file
 }
 
 // binding says where a name's value comes from: a field of the facts, or a variable of the policy.
@@ -50,6 +51,7 @@ type binding struct {
 }
 
 type variable struct {
+	name  string
 	index int
 	expr  *expression
 }
@@ -186,8 +188,9 @@ func celType(t reflect.Type) (*cel.Type, error) {
 func (c *compiler) rule(parsed *celpolicy.Rule, compiled *celpolicy.CompiledRule) *rule {
 	for i, v := range compiled.Variables() {
 		expr := c.expression(v.Expr(), parsed.Variables()[i].Expression())
-		c.out.names["variables."+v.Name()] = binding{variable: &variable{index: c.out.nvars, expr: expr}}
-		c.out.nvars++
+		declared := &variable{name: "variables." + v.Name(), index: len(c.out.vars), expr: expr}
+		c.out.names[declared.name] = binding{variable: declared}
+		c.out.vars = append(c.out.vars, declared)
 	}
 	r := &rule{}
 	for i, m := range compiled.Matches() {
@@ -319,12 +322,14 @@ func fieldByTag(t reflect.Type, tag, name string) int {
 // expression plans a whole expression of the file.
 func (c *compiler) expression(checked *cel.Ast, text celpolicy.ValueString) *expression {
 	line, col := c.place(text.ID)
-	return c.plan(checked.NativeRep(), line, col)
+	e := c.plan(checked.NativeRep(), line, col)
+	e.text = strings.TrimSpace(text.Value)
+	return e
 }
 
 // plan makes a checked expression runnable and bounds its cost.
 func (c *compiler) plan(part *ast.AST, line, col int) *expression {
-	e := &expression{src: c.src, info: part.SourceInfo(), line: line, col: col}
+	e := &expression{src: c.src, ast: part, info: part.SourceInfo(), line: line, col: col}
 	if part.Expr().Kind() == ast.LiteralKind {
 		e.constant = part.Expr().AsLiteral()
 		return e
@@ -339,6 +344,7 @@ func (c *compiler) plan(part *ast.AST, line, col int) *expression {
 			"the expression may cost %d, more than %d", estimate.Max, costLimit)
 		return e
 	}
+	e.tracked = sync.OnceValues(func() (cel.Program, error) { return c.env.PlanProgram(part, cel.EvalOptions(cel.OptExhaustiveEval)) })
 	e.program, err = c.env.PlanProgram(part, cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		c.src.report(line, col, "", "plan the expression: %v", err)
