@@ -34,7 +34,7 @@ func Facts(file string) map[string]string {
 		if !inTable {
 			continue
 		}
-		text := strings.TrimSpace(link.ReplaceAllString(strings.Join(cells[3:len(cells)-1], "|"), "$1"))
+		text := strings.ReplaceAll(link.ReplaceAllString(strings.TrimSpace(cells[3]), "$1"), "`", "")
 		for _, name := range quoted.FindAllStringSubmatch(cells[1], -1) {
 			facts[name[1]] = text
 		}

@@ -19,8 +19,8 @@ import (
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Check and test policies",
-		Long: "Check and test the policies in a directory, or the shipped ones when no directory is named.\n" +
+		Short: "Check, test and explain policies",
+		Long: "Check, test and explain the policies in a directory, or the shipped ones when no directory is named.\n" +
 			"A file that the directory does not have is the shipped one.",
 		Args: cobra.NoArgs, // a mistyped subcommand is bad usage, not a request for help
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -50,6 +50,7 @@ func policyCommand() *cobra.Command {
 				return testPolicies(set, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			},
 		},
+		explainCommand(),
 	)
 	return cmd
 }

@@ -50,9 +50,10 @@ func TestStackStartsSurvivesKillsAndLeavesNothing(t *testing.T) {
 		require.Equal(t, Ready, e.Condition, e)
 	}
 
-	require.NoError(t, stack.Publish())
+	require.NoError(t, stack.Publish("demo", "/etc/policies"))
 	published, err := ReadAddresses(options.Dir)
 	require.NoError(t, err)
+	addresses.Profile, addresses.Policies = "demo", "/etc/policies"
 	require.Equal(t, addresses, published)
 
 	_, err = Start(t.Context(), options)

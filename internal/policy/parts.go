@@ -58,6 +58,9 @@ func (p Part) distance(want bool) float64 {
 	return d
 }
 
+// Numeric reports whether numbers alone keep the part from holding.
+func (p Part) Numeric() bool { return !math.IsInf(p.distance(true), 0) }
+
 // comparisons are the operators that a person reads a < b of.
 var comparisons = map[string]string{
 	operators.Greater: ">", operators.GreaterEquals: ">=", operators.Less: "<", operators.LessEquals: "<=",

@@ -36,13 +36,14 @@ type Fact struct {
 
 // Variable is one variable of the policy.
 type Variable struct {
-	Name  string `json:"name"`
-	Text  string `json:"text"` // its expression
-	Value string `json:"value"`
-	Used  bool   `json:"used"` // the rules that were reached have asked for it
-	File  string `json:"file"`
-	Line  int    `json:"line"`
-	Col   int    `json:"col"`
+	Name     string `json:"name"`
+	Text     string `json:"text"` // its expression
+	Value    string `json:"value"`
+	Constant bool   `json:"constant"`
+	Used     bool   `json:"used"` // the conditions that were reached mention it
+	File     string `json:"file"`
+	Line     int    `json:"line"`
+	Col      int    `json:"col"`
 }
 
 // Outcome is what became of a rule.
@@ -163,7 +164,8 @@ func (w *walker) rule(r *rule, depth int) {
 // match notes what becomes of a match, and reports whether it held.
 func (w *walker) match(m *match, note *Rule) (held bool) {
 	if m.condition != nil {
-		note.Condition, note.Line, note.Col = m.condition.text, m.condition.line, m.condition.col
+		at := m.src.at(m.condition.line, m.condition.col, "", "")
+		note.Condition, note.Line, note.Col = m.condition.text, at.Line, at.Col
 	}
 	if w.over {
 		return false
@@ -201,7 +203,11 @@ func (w *walker) variables() {
 		if known {
 			value, _ = w.frame.ResolveName(v.name)
 		}
-		note := Variable{Name: v.name, Text: v.expr.text, Value: "not evaluated", Used: used[i], File: v.expr.src.name, Line: v.expr.line, Col: v.expr.col}
+		at := v.expr.src.at(v.expr.line, v.expr.col, "", "")
+		note := Variable{
+			Name: v.name, Text: v.expr.text, Value: "not evaluated", Constant: v.expr.constant != nil, Used: used[i],
+			File: at.File, Line: at.Line, Col: at.Col,
+		}
 		if val, ok := value.(ref.Val); ok {
 			note.Value = show(val)
 		}
