@@ -58,7 +58,9 @@ func (o *explainOptions) fromTelemetry(ctx context.Context, c config.Config, sto
 	if err != nil {
 		return e, storeError(err)
 	}
-	if baseline.CostBuckets < minimums.Buckets {
+	if baseline.Slot.IsZero() {
+		e.Notes = append(e.Notes, "no baseline of the key was stored at that time: there is nothing to compare with")
+	} else if baseline.CostBuckets < minimums.Buckets {
 		e.Notes = append(e.Notes, fmt.Sprintf("the baseline has %s of cost and %d of quality, fewer than %d: there is nothing to compare with", plural(baseline.CostBuckets, "bucket"), baseline.QualityBuckets, minimums.Buckets))
 	}
 	e.facts = detect.Assemble(t.seen, baseline, minimums, active)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -37,9 +38,12 @@ func printExplained(out io.Writer, e explained) error {
 	writeVariables(&b, e.Trace.Variables)
 	writeRules(&b, e.Trace.Rules)
 	writeNear(&b, e.Trace.Rules)
-	_, err := io.WriteString(out, b.String())
+	_, err := io.WriteString(out, trailing.ReplaceAllString(b.String(), "\n"))
 	return err
 }
+
+// trailing are the blanks that a table leaves behind a last cell that is empty.
+var trailing = regexp.MustCompile(` +\n`)
 
 // answered is the policy's answer in a line or two.
 func answered(t policy.Trace) string {
@@ -196,9 +200,9 @@ func writeNear(b *strings.Builder, rules []policy.Rule) {
 		return
 	}
 	slices.SortStableFunc(near, func(x, y policy.Rule) int { return cmp.Compare(*x.Near, *y.Near) })
-	b.WriteString("\nNEAR\n")
+	b.WriteString("\nNEAR, by what their numbers lack\n")
 	for _, r := range near {
-		fmt.Fprintf(b, "  %s would have held with its numbers %.0f %% off\n", r.Rule, max(100**r.Near, 1))
+		fmt.Fprintf(b, "  %s  %.1f %%\n", r.Rule, 100**r.Near)
 	}
 }
 

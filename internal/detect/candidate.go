@@ -1,5 +1,7 @@
 package detect
 
+import "strconv"
+
 // What a quantity must reach for its key to be a candidate.
 const (
 	askCost       = 1.15 // ratio
@@ -28,13 +30,29 @@ func Candidate(f Facts) bool {
 		f.OutcomeKnown && f.OutcomeRate < askOutcome*f.OutcomeBaseline
 }
 
-// Edges are the values at which Candidate changes its mind, by the name of the fact in policies: whoever looks for
-// facts that it leaves out tries these.
-func Edges() map[string][]float64 {
-	return map[string][]float64{
-		"cost_ratio": {askCost}, "cost_z": {askCostZ}, "quality_ratio": {askQuality}, "spend_ratio": {askSpend},
-		"silent_minutes": {askSilent}, "velocity_ratio": {askVelocity}, "completion_change": {askCompletion, askTruncation},
-		"cache_hit_rate": {askCache}, "cache_hit_baseline": {askCacheFrom}, "outcome_rate": {askOutcome},
+// Edge is a value at which Candidate changes its mind.
+type Edge struct {
+	Fact  string // its name in policies
+	Above bool   // asked above it; else below
+	At    float64
+}
+
+func (e Edge) String() string {
+	side := "below"
+	if e.Above {
+		side = "above"
+	}
+	return e.Fact + " " + side + " " + strconv.FormatFloat(e.At, 'g', -1, 64)
+}
+
+// Edges are those of Candidate: whoever looks for facts that it leaves out tries them. That of the outcome rate is a
+// share of its baseline.
+func Edges() []Edge {
+	return []Edge{
+		{"cost_ratio", true, askCost}, {"cost_z", true, askCostZ}, {"quality_ratio", false, askQuality}, {"spend_ratio", true, askSpend},
+		{"silent_minutes", true, askSilent - 1}, {"velocity_ratio", false, askVelocity}, {"completion_change", true, askCompletion},
+		{"completion_change", false, askTruncation}, {"cache_hit_rate", false, askCache}, {"cache_hit_baseline", true, askCacheFrom},
+		{"outcome_rate", false, askOutcome},
 	}
 }
 

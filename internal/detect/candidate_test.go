@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -62,4 +63,42 @@ func TestPossibleMendsTheRest(t *testing.T) {
 	f = Facts{QualityKnown: true, QualityRatio: 1.25, QualityBaseline: 0.9}.Possible()
 	require.InDelta(t, 1.0, f.Quality, 1e-9)
 	require.InDelta(t, 0.8, f.QualityBaseline, 1e-9)
+}
+
+// Just beyond each edge a key is asked about, and just before it not.
+func TestEdgesAreCandidates(t *testing.T) {
+	quiet := Facts{
+		Active: string(None), CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CallsKnown: true, VelocityKnown: true, VelocityRatio: 1,
+		CompletionKnown: true, CompletionChange: 1, CacheKnown: true, CacheHit: 0.9, CacheBaseline: 0.9, OutcomeKnown: true, OutcomeRate: 1, OutcomeBaseline: 1,
+	}
+	require.False(t, Candidate(quiet))
+	fields := reflect.TypeFor[Facts]()
+	for _, e := range Edges() {
+		t.Run(e.String(), func(t *testing.T) {
+			for _, beyond := range []bool{true, false} {
+				f := quiet
+				if e.Fact == "cache_hit_baseline" {
+					f.CacheHit = 0.1
+				}
+				at := e.At
+				if e.Above == beyond {
+					at *= 1.001
+				} else {
+					at *= 0.999
+				}
+				for i := range fields.NumField() {
+					switch v := reflect.ValueOf(&f).Elem().Field(i); {
+					case fields.Field(i).Tag.Get("cel") != e.Fact:
+					case v.Kind() == reflect.Int64 && beyond:
+						v.SetInt(int64(e.At) + 1)
+					case v.Kind() == reflect.Int64:
+						v.SetInt(int64(e.At))
+					default:
+						v.SetFloat(at)
+					}
+				}
+				require.Equal(t, beyond, Candidate(f), "%+v", f)
+			}
+		})
+	}
 }

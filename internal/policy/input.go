@@ -78,10 +78,10 @@ func (k kind) read(src *source, root *yaml.Node, facts reflect.Value) {
 	}
 }
 
-// decodeFact sets a fact to a YAML value. Its error says what it must be.
+// decodeFact sets a fact to a YAML value. Its error says what it must be. YAML would cut a fraction off for an int.
 func decodeFact(n *yaml.Node, v reflect.Value) error {
-	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" || n.Decode(v.Addr().Interface()) != nil {
-		return errors.New("must be a " + factType(v.Type()))
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" || v.Kind() == reflect.Int64 && n.Tag != "!!int" || n.Decode(v.Addr().Interface()) != nil {
+		return errors.New("must be of the type " + factType(v.Type()))
 	}
 	if v.Kind() == reflect.Float64 && (math.IsNaN(v.Float()) || math.IsInf(v.Float(), 0)) {
 		return errors.New("must be a finite number")

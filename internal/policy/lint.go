@@ -6,7 +6,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/google/cel-go/common/ast"
@@ -92,7 +91,7 @@ func (l *linter) policy(s *suite) {
 func (l *linter) tests(s *suite) {
 	file := s.program.kind.file
 	if len(s.cases) == 0 {
-		l.warn(Untested, Problem{File: file, Message: "it has no tests: nothing would tell that a change broke it", Mend: "write " + testFile(file)})
+		l.warn(Untested, Problem{File: file, Message: "there are no tests: nothing would tell that a change broke it", Mend: "write " + testFile(file)})
 		return
 	}
 	coverage, _ := s.run()
@@ -130,12 +129,10 @@ func (l *linter) reach(b *probe, m *match) {
 
 // edgesOf says from where on keys are asked about, by the facts that the rule depends on.
 func edgesOf(b *probe, m *match) string {
-	edges := detect.Edges()
 	var which []string
-	for _, i := range b.facts[m] {
-		name := b.kind.facts.Field(i).Tag.Get("cel")
-		for _, at := range edges[name] {
-			which = append(which, name+" "+strconv.FormatFloat(at, 'g', -1, 64))
+	for _, edge := range detect.Edges() {
+		if slices.Contains(b.facts[m], fieldByTag(b.kind.facts, "cel", edge.Fact)) {
+			which = append(which, edge.String())
 		}
 	}
 	if len(which) == 0 {

@@ -155,7 +155,7 @@ func (x explainer) comparison(p *Part, operator string, left, right ast.Expr) {
 	}
 	p.Text = side(left, a, aKnown) + " " + operator + " " + side(right, b, bKnown)
 	if mIs && nIs {
-		p.far = math.Abs(m-n) / max(math.Abs(m), math.Abs(n), 1e-9)
+		p.far = max(math.Abs(m-n)/max(math.Abs(m), math.Abs(n), 1e-9), 1e-9) // on the very edge it is not over it
 		if !p.holds() {
 			p.Short = math.Abs(m - n)
 		}

@@ -143,7 +143,9 @@ func (b *probe) pool(domains map[string][]string) {
 	}
 	edges := map[string][]float64{}
 	if b.kind.file == alertKind.file {
-		edges = detect.Edges()
+		for _, e := range detect.Edges() {
+			edges[e.Fact] = append(edges[e.Fact], e.At)
+		}
 	}
 	for i := range n {
 		field := b.kind.facts.Field(i)
