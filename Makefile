@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert clean
+.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert bench-policy clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-query: engine ## Measure dashboard queries and compaction at the shape of 
 
 bench-alert: engine ## Measure detection on the real stack over 100 injections of each fault (FLYBALL_BENCH_N), what an idle Flyball takes, and actions of Temporal
 	FLYBALL_BENCH=alert go test -tags e2e -count 1 -timeout 90m -v -run Bench ./tests/e2e/...
+
+bench-policy: ## Measure policies: evaluations a second of CPU time by policy and answer, a candidate's cost, explain, load and lint
+	go test ./internal/policy -run '^$$' -bench Policy -benchtime 1s
 
 clean: ## Remove what was built and fetched; the state in .flyball stays
 	rm -rf bin cmd/chserve/engine/node_modules

@@ -97,7 +97,7 @@ func TestExplainFromTelemetry(t *testing.T) {
 		out, _ = explain(0, "--incident", id)
 		require.Contains(t, out, "act.yaml, revision ")
 		require.Contains(t, out, "from the stored state of "+incident)
-		require.Contains(t, out, "downgrade to claude-3-haiku, ask  by downgrade\n")
+		require.Contains(t, out, "downgrade to claude-3-sonnet, ask  by downgrade\n")
 		require.Contains(t, out, `  cooling_down   bool    true`)
 		require.Contains(t, out, "note: whether traffic could prove an act is stored with decisions, and there is none")
 	}

@@ -39,6 +39,7 @@ type program struct {
 	kind    kind
 	env     *cel.Env
 	root    *rule
+	texts   []int              // the facts that are texts
 	names   map[string]binding // what expressions can refer to
 	vars    []*variable        // in the order of the file
 	matches []*match           // those with an output, in the order of the file
@@ -165,6 +166,9 @@ func (c *compiler) environment() (*cel.Env, error) {
 			return nil, fmt.Errorf("fact %s: %w", name, err)
 		}
 		c.out.names[name] = binding{field: i}
+		if field.Type.Kind() == reflect.String {
+			c.out.texts = append(c.out.texts, i)
+		}
 		options = append(options, cel.Variable(name, t))
 	}
 	return cel.NewEnv(options...)
@@ -345,11 +349,27 @@ func (c *compiler) plan(part *ast.AST, line, col int) *expression {
 		return e
 	}
 	e.tracked = sync.OnceValues(func() (cel.Program, error) { return c.env.PlanProgram(part, cel.EvalOptions(cel.OptExhaustiveEval)) })
-	e.program, err = c.env.PlanProgram(part, cel.EvalOptions(cel.OptOptimize))
+	e.program, err = c.env.PlanProgram(c.folded(part), cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		c.src.report(line, col, "", "plan the expression: %v", err)
 	}
 	return e
+}
+
+// folded is the expression with the constants that it mentions in the place of their names: looking a name up takes as
+// long as comparing what it stands for.
+func (c *compiler) folded(part *ast.AST) *ast.AST {
+	part = ast.Copy(part)
+	factory := ast.NewExprFactory()
+	ast.PostOrderVisit(part.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() != ast.IdentKind {
+			return
+		}
+		if b := c.out.names[e.AsIdent()]; b.variable != nil && b.variable.expr.constant != nil {
+			e.SetKindCase(factory.NewLiteral(e.ID(), b.variable.expr.constant))
+		}
+	}))
+	return part
 }
 
 // sizes tells the cost estimate how large facts, and texts made of them, can be.

@@ -131,8 +131,8 @@ func (p *program) run(facts reflect.Value) (*match, reflect.Value, error) {
 
 // bounded holds the facts to the size for which costs were proved.
 func (f *frame) bounded() error {
-	for i := range f.facts.NumField() {
-		if v := f.facts.Field(i); v.Kind() == reflect.String && v.Len() > maxText {
+	for _, i := range f.program.texts {
+		if v := f.facts.Field(i); v.Len() > maxText {
 			return fmt.Errorf("the fact %s has %d bytes, more than %d", f.facts.Type().Field(i).Tag.Get("cel"), v.Len(), maxText)
 		}
 	}

@@ -217,7 +217,7 @@ func (l *linter) output(p *program, m *match) {
 	}
 	for _, a := range m.computed {
 		if a.field == fieldByTag(reflect.TypeFor[Proposal](), "json", "approvers") {
-			p.texts(a.expr, groups)
+			p.spelled(a.expr, groups)
 		}
 	}
 	for _, g := range slices.Sorted(maps.Keys(groups)) {
@@ -229,9 +229,9 @@ func (l *linter) output(p *program, m *match) {
 	}
 }
 
-// texts gathers the texts that an expression can consist of, by way of variables too; what is compared is not among
+// spelled gathers the texts that an expression can consist of, by way of variables too; what is compared is not among
 // them.
-func (p *program) texts(e *expression, found map[string]bool) {
+func (p *program) spelled(e *expression, found map[string]bool) {
 	var visit func(x ast.Expr)
 	visit = func(x ast.Expr) {
 		switch x.Kind() {

@@ -40,7 +40,7 @@ type Variable struct {
 	Text     string `json:"text"` // its expression
 	Value    string `json:"value"`
 	Constant bool   `json:"constant"`
-	Used     bool   `json:"used"` // the conditions that were reached mention it
+	Used     bool   `json:"used"` // what was reached mentions it: conditions, and the output
 	File     string `json:"file"`
 	Line     int    `json:"line"`
 	Col      int    `json:"col"`
@@ -87,16 +87,18 @@ func (s *Set) Explain(facts any) Trace {
 		t.Error, walk.over = err.Error(), true
 	}
 	walk.rule(p.root, 0)
+	if t.Error == "" {
+		fired, out, err := p.run(value)
+		if err != nil {
+			t.Error = err.Error()
+		} else {
+			t.Fired, t.Output = fired.id, out.Interface()
+			for _, a := range fired.computed {
+				_, _ = a.expr.eval(f) // for the variables that the output mentions; run has evaluated it well
+			}
+		}
+	}
 	walk.variables()
-	if t.Error != "" {
-		return t
-	}
-	fired, out, err := p.run(value)
-	if err != nil {
-		t.Error = err.Error()
-		return t
-	}
-	t.Fired, t.Output = fired.id, out.Interface()
 	return t
 }
 
