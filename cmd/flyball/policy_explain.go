@@ -57,7 +57,8 @@ The facts are those of a key at a moment (--tenant and --model), as the sweep se
 recorded (--incident, for act.yaml); or those of a file (--facts FILE, or - for standard input), a mapping in YAML or
 JSON, for which nothing has to run. --set changes one fact, to see what would have to be different.
 
-The policies are those of DIR; without it those in force: of --config, of the running flyball up, else the shipped ones.`,
+The policies are those of DIR; without it those in force: of --config, else of the running flyball up. With --facts they
+are the shipped ones, unless DIR or --config says otherwise.`,
 		Example: `  flyball policy explain --tenant org_42 --model claude-3-opus
   flyball policy explain --tenant org_42 --model claude-3-opus --at -15m
   flyball policy explain policies --facts facts.yaml --set cost_ratio=1.6
@@ -165,12 +166,16 @@ func (o *explainOptions) explain(ctx context.Context, args []string, in io.Reade
 	return e, nil
 }
 
-// around is the configuration of what runs. Facts from a file need none.
+// around is the configuration of what runs. Facts from a file and questions about sampling need nothing to run.
 func (o *explainOptions) around() (config.Config, error) {
-	if o.config == "" && (o.facts != "" || o.policy == "sampling") {
+	if o.config == "" && o.facts != "" {
 		return config.Default(), nil
 	}
-	return o.configuration()
+	c, err := o.configuration()
+	if o.config == "" && o.policy == "sampling" {
+		err = nil
+	}
+	return c, err
 }
 
 // gather finds the facts.

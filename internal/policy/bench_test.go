@@ -87,9 +87,10 @@ func BenchmarkPolicy(b *testing.B) {
 	b.Run("sampling", func(b *testing.B) {
 		perSecond(b, func() error { _, err := set.Sampling(SamplingFacts{TenantClass: "standard"}); return err })
 	})
-	b.Run("explain/alert", func(b *testing.B) {
-		perSecond(b, func() error { _ = set.Explain(f).Fired; return nil })
-	})
+	for _, level := range []string{"NONE", "PAGE"} { // all rules, and the first alone
+		f := detect.Assemble(observations[level], baseline, detect.DefaultMinimums, detect.None)
+		b.Run("explain/"+level, func(b *testing.B) { perSecond(b, func() error { _ = set.Explain(f).Fired; return nil }) })
+	}
 	b.Run("load", func(b *testing.B) { perSecond(b, func() error { _, err := Load(policies.Files); return err }) })
 	b.Run("lint", func(b *testing.B) { perSecond(b, func() error { set.Lint(nil); return nil }) })
 }
