@@ -53,7 +53,8 @@ func TestStackStartsSurvivesKillsAndLeavesNothing(t *testing.T) {
 	require.NoError(t, stack.Publish("demo", "/etc/policies"))
 	published, err := ReadAddresses(options.Dir)
 	require.NoError(t, err)
-	addresses.Profile, addresses.Policies = "demo", "/etc/policies"
+	require.Equal(t, []string{"demo", "/etc/policies"}, []string{published.Profile, published.Policies})
+	published.Profile, published.Policies = "", ""
 	require.Equal(t, addresses, published)
 
 	_, err = Start(t.Context(), options)
