@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -19,25 +18,14 @@ import (
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Check and test policies",
-		Long: "Check and test the policies in a directory, or the shipped ones when no directory is named.\n" +
+		Short: "Check, test and explain policies",
+		Long: "Check, test and explain the policies in a directory, or the shipped ones when no directory is named.\n" +
 			"A file that the directory does not have is the shipped one.",
 		Args: cobra.NoArgs, // a mistyped subcommand is bad usage, not a request for help
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		&cobra.Command{
-			Use:   "lint [DIR]",
-			Short: "Compile policies and show every error in its place",
-			Args:  cobra.MaximumNArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				set, err := compilePolicies(args, cmd.ErrOrStderr())
-				if err != nil {
-					return err
-				}
-				return lintPolicies(set, cmd.OutOrStdout(), cmd.ErrOrStderr())
-			},
-		},
+		lintCommand(),
 		&cobra.Command{
 			Use:   "test [DIR]",
 			Short: "Run the *_test.yaml of policies and show what they cover",
@@ -50,43 +38,43 @@ func policyCommand() *cobra.Command {
 				return testPolicies(set, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			},
 		},
+		explainCommand(),
 	)
 	return cmd
 }
 
-func compilePolicies(args []string, errs io.Writer) (*policy.Set, error) {
-	var fsys fs.FS = policies.Files
-	if len(args) == 1 {
-		if info, err := os.Stat(args[0]); err != nil || !info.IsDir() {
-			return nil, &exitError{exitUsage, fmt.Errorf("%s is not a directory", args[0])}
-		}
-		fsys = os.DirFS(args[0])
+// readPolicies compiles the set of a directory, or the shipped one. The error is policy.Problems where files are wrong.
+func readPolicies(args []string) (*policy.Set, error) {
+	if len(args) == 0 {
+		return policy.Compile(policies.Files)
 	}
-	set, err := policy.Compile(fsys)
-	var problems policy.Problems
-	switch {
-	case err == nil:
-		return set, nil
-	case errors.As(err, &problems):
-		fmt.Fprintln(errs, problems)
-		return nil, &exitError{exitFailed, fmt.Errorf("the policies have %s", plural(len(problems), "error"))}
-	default:
-		return nil, &exitError{exitFailed, err}
+	if info, err := os.Stat(args[0]); err != nil || !info.IsDir() {
+		return nil, &exitError{exitUsage, fmt.Errorf("%s is not a directory", args[0])}
 	}
+	return policy.Compile(os.DirFS(args[0]))
 }
 
-// lintPolicies warns of what compiles and is still not as it should be: rules that nothing tests.
-func lintPolicies(set *policy.Set, out, errs io.Writer) error {
-	for _, c := range set.Test().Policies {
-		fmt.Fprintf(out, "ok  %-14s %s%s\n", c.File, plural(c.Rules, "rule"), shippedMark(set, c.File))
-		if c.Tests == 0 {
-			fmt.Fprintf(errs, "warning: %s has no tests: nothing would tell that a change broke it\n", c.File)
-		}
+// compilePolicies is readPolicies that shows what is wrong.
+func compilePolicies(args []string, errs io.Writer) (*policy.Set, error) {
+	set, err := readPolicies(args)
+	var problems policy.Problems
+	if errors.As(err, &problems) {
+		fmt.Fprintln(errs, problems)
 	}
-	t := set.Tradeoff()
-	fmt.Fprintf(out, "ok  %-14s %s, %s%s\n", "tradeoff.yaml", plural(len(t.Tiers), "tier"), plural(len(t.Tenants), "tenant"), shippedMark(set, "tradeoff.yaml"))
-	fmt.Fprintf(out, "revision %s\n", set.Revision())
-	return nil
+	return set, uncompiled(err)
+}
+
+// uncompiled gives the error of readPolicies its exit code.
+func uncompiled(err error) error {
+	var problems policy.Problems
+	var exit *exitError
+	switch {
+	case err == nil || errors.As(err, &exit):
+		return err
+	case errors.As(err, &problems):
+		return &exitError{exitFailed, fmt.Errorf("the policies have %s", plural(len(problems), "error"))}
+	}
+	return &exitError{exitFailed, err}
 }
 
 func testPolicies(set *policy.Set, out, errs io.Writer) error {

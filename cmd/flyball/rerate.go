@@ -28,7 +28,8 @@ func (o *stored) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.state, "state", ".flyball", "state folder of the running flyball up")
 }
 
-// configuration says where ClickHouse is: that of a deployment, or of a running flyball up.
+// configuration says where ClickHouse is, by which policies what runs there decides and at which pace: that of a
+// deployment, or of a running flyball up.
 func (o *stored) configuration() (config.Config, error) {
 	if o.config != "" {
 		return loadConfig(o.config)
@@ -39,6 +40,7 @@ func (o *stored) configuration() (config.Config, error) {
 		return c, &exitError{exitUsage, fmt.Errorf("%w: start flyball up here, or pass --config", err)}
 	}
 	c.ClickHouse = embeddedClickHouse(a.ClickHouse)
+	c.Profile, c.Policies = cmp.Or(config.Profile(a.Profile), c.Profile), a.Policies
 	return c, nil
 }
 

@@ -19,7 +19,9 @@ import (
 	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/pricing/book"
+	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/simulate"
+	"github.com/flyball-dev/flyball/policies"
 )
 
 func TestMain(m *testing.M) {
@@ -53,6 +55,28 @@ func TestScript(t *testing.T) {
 				if !errors.As(err, &exit) || fmt.Sprint(exit.ExitCode()) != args[0] {
 					ts.Fatalf("%s ended with %v, not with exit code %s", args[1], err, args[0])
 				}
+			},
+			// reload has one holder load the directories in turn, as a process does whose files change, and prints what
+			// became of each.
+			"reload": func(ts *testscript.TestScript, _ bool, dirs []string) {
+				set, err := policy.Load(policies.Files)
+				ts.Check(err)
+				holder := policy.NewHolder(set, slog.New(slog.DiscardHandler))
+				names := map[*policy.Set]string{set: "the shipped set"}
+				for _, dir := range dirs {
+					if err := holder.Reload(os.DirFS(ts.MkAbs(dir))); err != nil {
+						fmt.Fprintln(ts.Stdout(), err)
+					} else {
+						names[holder.Set()] = dir
+					}
+					fmt.Fprintf(ts.Stdout(), "%s: in force is %s\n", dir, names[holder.Set()])
+				}
+			},
+			// revision sets $REVISION to that of a directory's set.
+			"revision": func(ts *testscript.TestScript, _ bool, dirs []string) {
+				set, err := policy.Compile(os.DirFS(ts.MkAbs(dirs[0])))
+				ts.Check(err)
+				ts.Setenv("REVISION", set.Revision())
 			},
 			// addresses writes what flyball up would.
 			"addresses": func(ts *testscript.TestScript, _ bool, _ []string) {

@@ -118,7 +118,11 @@ func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
 	if o.noSimulator {
 		c.Profile = config.Standard
 	}
-	c.Policies = o.policies
+	if o.policies != "" { // commands that run elsewhere read it too
+		if c.Policies, err = filepath.Abs(o.policies); err != nil {
+			return &exitError{exitUsage, err}
+		}
+	}
 	c.Spool = stack.Folder().Path("spool")
 	c.Ingest.Listen, c.OTLP.Listen, c.Console.Listen = loopback(ports.Ingest), loopback(ports.OTLP), loopback(ports.Console)
 	c.ClickHouse = embeddedClickHouse(addresses.ClickHouse)
@@ -173,7 +177,7 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 		return st
 	}
 
-	if err := stack.Publish(); err != nil { // all listeners take connections by now
+	if err := stack.Publish(string(c.Profile), c.Policies); err != nil { // all listeners take connections by now
 		return &exitError{exitUsage, err}
 	}
 	group, ctx := errgroup.WithContext(ctx)

@@ -36,6 +36,7 @@ func TestStore(t *testing.T) {
 		{"sweep", testSweep},
 		{"sweep shards", testSweepShards},
 		{"runaway spend", testRunawaySpend},
+		{"observe", testObserve},
 		{"minutes", testMinutes},
 		{"code cap", testCap},
 		{"providers", testProviders},

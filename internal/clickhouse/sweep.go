@@ -23,6 +23,8 @@ type SweepQuery struct {
 	Shard       int
 	Shards      int  // 0 and 1 mean that there is one
 	Experiments bool // in place of production: one row for each experiment of a key, the busiest of them
+
+	only *ObserveQuery // of one key, from stored calls (see Observe)
 }
 
 // maxExperiments bounds how many experiments a shard is asked for: whoever sends calls may name as many as they
@@ -70,6 +72,12 @@ func (q SweepQuery) SQL() (string, []any) {
 		shard = "\n        AND cityHash64(tenant_id) % {shards:UInt64} = {shard:UInt64}"
 		args = append(args, ch.Named("shards", q.Shards), ch.Named("shard", q.Shard))
 	}
+	source := "sweep_1m"
+	if q.only != nil {
+		var more []any
+		source, more = q.only.source()
+		args = append(args, more...)
+	}
 	return fmt.Sprintf(`SELECT
   tenant_id, name, calls, input, output, cached, calls_5, input_5, output_5, cached_5, untreated_calls, outcomes_all, outcomes_good, spend_last,
   streams, streams_tokens, streams_ms, streams_5, streams_tokens_5, streams_ms_5%s
@@ -92,12 +100,12 @@ FROM (
       SELECT
         minute, tenant_id, model, experiment_id, requests, input_tokens, output_tokens, cache_read_tokens, cost_pico_usd, outcomes, good,
         streamed, velocity_tokens, velocity_ms, cost_codes, quality_codes, arm != 'treated' AS untreated, multiIf(%s%d) AS shortest
-      FROM sweep_1m
+      FROM %s
       WHERE minute >= {w%d:DateTime('UTC')} AND minute <= {current:DateTime('UTC')} AND cohort = '%s'%s
     )
     GROUP BY %s%s
   )
-)`, medians.String(), filters.String(), name, shortest.String(), longest, detect.Windows[longest], cohort, shard, group, limit), args
+)`, medians.String(), filters.String(), name, shortest.String(), longest, source, detect.Windows[longest], cohort, shard, group, limit), args
 }
 
 // sweepSettings let a few hundred thousand rows be read by all cores: the default would give them to
@@ -128,7 +136,8 @@ func (s *Store) Sweep(ctx context.Context, q SweepQuery) ([]detect.Observation, 
 	}
 	// A hundred thousand observations grow by copying megabytes unless there is room from the start.
 	var room []detect.Observation
-	if !q.Experiments {
+	everyKey := !q.Experiments && q.only == nil
+	if everyKey {
 		room = make([]detect.Observation, 0, s.swept.Load()+s.swept.Load()/8)
 	}
 	observations, err := collectInto(ch.Context(ctx, ch.WithSettings(sweepSettings)), s, room, sql, args,
@@ -151,7 +160,7 @@ func (s *Store) Sweep(ctx context.Context, q SweepQuery) ([]detect.Observation, 
 	if err != nil {
 		return nil, fmt.Errorf("sweeping shard %d at %s: %w", q.Shard, q.At.UTC().Format(time.RFC3339), err)
 	}
-	if !q.Experiments {
+	if everyKey {
 		s.swept.Store(int64(len(observations)))
 	}
 	return observations, nil

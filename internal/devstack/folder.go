@@ -58,6 +58,9 @@ type Addresses struct {
 	TemporalUI string            `json:"temporal_ui"`
 	Redis      string            `json:"redis"`
 	ClickHouse ClickHouseAddress `json:"clickhouse"`
+
+	Profile  string `json:"profile"`            // the pace of what runs
+	Policies string `json:"policies,omitempty"` // the folder of the policies in force; empty: the shipped ones
 }
 
 // ClickHouseAddress is where and as whom to use ClickHouse over plain HTTP; the user sees every tenant.

@@ -205,8 +205,13 @@ func (s *Stack) Addresses() Addresses {
 	}
 }
 
-// Publish writes addresses.json, which tells other commands that the stack can be used.
-func (s *Stack) Publish() error { return s.folder.WriteAddresses(s.Addresses()) }
+// Publish writes addresses.json, which tells other commands that the stack can be used, at which pace, and by
+// which policies it decides.
+func (s *Stack) Publish(profile, policies string) error {
+	a := s.Addresses()
+	a.Profile, a.Policies = profile, policies
+	return s.folder.WriteAddresses(a)
+}
 
 // Stop ends every engine, a build included, and lets the state folder go. It takes as long as the slowest
 // clean stop, at most 20 s, and can be called again.

@@ -50,9 +50,11 @@ func TestStackStartsSurvivesKillsAndLeavesNothing(t *testing.T) {
 		require.Equal(t, Ready, e.Condition, e)
 	}
 
-	require.NoError(t, stack.Publish())
+	require.NoError(t, stack.Publish("demo", "/etc/policies"))
 	published, err := ReadAddresses(options.Dir)
 	require.NoError(t, err)
+	require.Equal(t, []string{"demo", "/etc/policies"}, []string{published.Profile, published.Policies})
+	published.Profile, published.Policies = "", ""
 	require.Equal(t, addresses, published)
 
 	_, err = Start(t.Context(), options)

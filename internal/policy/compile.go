@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/checker"
@@ -38,9 +39,10 @@ type program struct {
 	kind    kind
 	env     *cel.Env
 	root    *rule
+	texts   []int              // the facts that are texts
 	names   map[string]binding // what expressions can refer to
-	nvars   int
-	matches []*match // those with an output, in the order of the file
+	vars    []*variable        // in the order of the file
+	matches []*match           // those with an output, in the order of the file
 }
 
 // binding says where a name's value comes from: a field of the facts, or a variable of the policy.
@@ -50,6 +52,7 @@ type binding struct {
 }
 
 type variable struct {
+	name  string
 	index int
 	expr  *expression
 }
@@ -163,6 +166,9 @@ func (c *compiler) environment() (*cel.Env, error) {
 			return nil, fmt.Errorf("fact %s: %w", name, err)
 		}
 		c.out.names[name] = binding{field: i}
+		if field.Type.Kind() == reflect.String {
+			c.out.texts = append(c.out.texts, i)
+		}
 		options = append(options, cel.Variable(name, t))
 	}
 	return cel.NewEnv(options...)
@@ -186,8 +192,9 @@ func celType(t reflect.Type) (*cel.Type, error) {
 func (c *compiler) rule(parsed *celpolicy.Rule, compiled *celpolicy.CompiledRule) *rule {
 	for i, v := range compiled.Variables() {
 		expr := c.expression(v.Expr(), parsed.Variables()[i].Expression())
-		c.out.names["variables."+v.Name()] = binding{variable: &variable{index: c.out.nvars, expr: expr}}
-		c.out.nvars++
+		declared := &variable{name: "variables." + v.Name(), index: len(c.out.vars), expr: expr}
+		c.out.names[declared.name] = binding{variable: declared}
+		c.out.vars = append(c.out.vars, declared)
 	}
 	r := &rule{}
 	for i, m := range compiled.Matches() {
@@ -319,12 +326,14 @@ func fieldByTag(t reflect.Type, tag, name string) int {
 // expression plans a whole expression of the file.
 func (c *compiler) expression(checked *cel.Ast, text celpolicy.ValueString) *expression {
 	line, col := c.place(text.ID)
-	return c.plan(checked.NativeRep(), line, col)
+	e := c.plan(checked.NativeRep(), line, col)
+	e.text = strings.TrimSpace(text.Value)
+	return e
 }
 
 // plan makes a checked expression runnable and bounds its cost.
 func (c *compiler) plan(part *ast.AST, line, col int) *expression {
-	e := &expression{src: c.src, info: part.SourceInfo(), line: line, col: col}
+	e := &expression{src: c.src, ast: part, info: part.SourceInfo(), line: line, col: col}
 	if part.Expr().Kind() == ast.LiteralKind {
 		e.constant = part.Expr().AsLiteral()
 		return e
@@ -339,11 +348,28 @@ func (c *compiler) plan(part *ast.AST, line, col int) *expression {
 			"the expression may cost %d, more than %d", estimate.Max, costLimit)
 		return e
 	}
-	e.program, err = c.env.PlanProgram(part, cel.EvalOptions(cel.OptOptimize))
+	e.tracked = sync.OnceValues(func() (cel.Program, error) { return c.env.PlanProgram(part, cel.EvalOptions(cel.OptExhaustiveEval)) })
+	e.program, err = c.env.PlanProgram(c.folded(part), cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		c.src.report(line, col, "", "plan the expression: %v", err)
 	}
 	return e
+}
+
+// folded is the expression with the constants that it mentions in the place of their names: looking a name up takes as
+// long as comparing what it stands for.
+func (c *compiler) folded(part *ast.AST) *ast.AST {
+	part = ast.Copy(part)
+	factory := ast.NewExprFactory()
+	ast.PostOrderVisit(part.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() != ast.IdentKind {
+			return
+		}
+		if b := c.out.names[e.AsIdent()]; b.variable != nil && b.variable.expr.constant != nil {
+			e.SetKindCase(factory.NewLiteral(e.ID(), b.variable.expr.constant))
+		}
+	}))
+	return part
 }
 
 // sizes tells the cost estimate how large facts, and texts made of them, can be.

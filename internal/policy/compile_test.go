@@ -144,7 +144,7 @@ func TestSuite(t *testing.T) {
 		"value differs":        {"        output: {value: {level: PAGE}}\n", "6:33: test \"t\": level is \"NONE\", not \"PAGE\" (rule \"none\")"},
 		"unknown input":        {"        input: {cost_ration: {value: 3.0}}\n        output: {value: {level: PAGE}}\n", "did you mean cost_ratio?"},
 		"unknown output field": {"        output: {value: {levels: PAGE}}\n", "did you mean level?"},
-		"wrong type":           {"        input: {cost_ratio: {value: much}}\n        output: {value: {level: PAGE}}\n", "cost_ratio must be a float64, not \"much\""},
+		"wrong type":           {"        input: {cost_ratio: {value: much}}\n        output: {value: {level: PAGE}}\n", "cost_ratio must be of the type double, not \"much\""},
 		"no value":             {"        input: {cost_ratio: {}}\n        output: {value: {level: PAGE}}\n", "an input has either a value or an expr"},
 		"no output":            {"        input: {cost_ratio: {value: 3.0}}\n", "a test has no output"},
 		"error expected":       {"        input: {cost_ratio: {value: 3.0}}\n        output: {error_set: [\"division by zero\"]}\n", "answered {Level:PAGE Rule:page Reason:bad}, and should have failed"},

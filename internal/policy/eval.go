@@ -18,7 +18,10 @@ import (
 type expression struct {
 	constant  ref.Val // not nil: the value, and program is nil
 	program   cel.Program
+	tracked   func() (cel.Program, error) // the same for an explanation: every part is evaluated and its value kept
 	src       *source
+	text      string // as in the file
+	ast       *ast.AST
 	info      *ast.SourceInfo
 	line, col int
 }
@@ -31,9 +34,14 @@ func (e *expression) eval(f *frame) (ref.Val, error) {
 	if err == nil {
 		return value, nil
 	}
+	return nil, e.placed(err)
+}
+
+// placed says where an evaluation failed.
+func (e *expression) placed(err error) error {
 	var placed Problem
 	if errors.As(err, &placed) { // a variable that failed, at its own place
-		return nil, placed
+		return placed
 	}
 	line, col := e.line, e.col
 	var failed *types.Err
@@ -42,7 +50,7 @@ func (e *expression) eval(f *frame) (ref.Val, error) {
 			line, col = position(e.info, failed.NodeID())
 		}
 	}
-	return nil, e.src.at(line, col, err.Error(), "")
+	return e.src.at(line, col, err.Error(), "")
 }
 
 // frame is one evaluation: the activation over one facts struct, with its variables evaluated when
@@ -95,7 +103,7 @@ type consistent interface{ check() error }
 // run evaluates the policy for facts (a struct of the kind's type) and returns the match that fired
 // with its output.
 func (p *program) run(facts reflect.Value) (*match, reflect.Value, error) {
-	f := &frame{program: p, facts: facts, variables: make([]ref.Val, p.nvars)}
+	f := &frame{program: p, facts: facts, variables: make([]ref.Val, len(p.vars))}
 	if err := f.bounded(); err != nil {
 		return nil, reflect.Value{}, err
 	}
@@ -123,8 +131,8 @@ func (p *program) run(facts reflect.Value) (*match, reflect.Value, error) {
 
 // bounded holds the facts to the size for which costs were proved.
 func (f *frame) bounded() error {
-	for i := range f.facts.NumField() {
-		if v := f.facts.Field(i); v.Kind() == reflect.String && v.Len() > maxText {
+	for _, i := range f.program.texts {
+		if v := f.facts.Field(i); v.Len() > maxText {
 			return fmt.Errorf("the fact %s has %d bytes, more than %d", f.facts.Type().Field(i).Tag.Get("cel"), v.Len(), maxText)
 		}
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -309,6 +310,58 @@ func TestWatch(t *testing.T) {
 	require.Equal(t, detect.Page, level())
 }
 
+// A directory that changes under a reader's eyes, half written, with a file gone, broken and mended again, is at every
+// moment either refused or a whole set; who decides meanwhile decides by one of the two good ones and never fails.
+func TestNoReaderSeesABadSet(t *testing.T) {
+	first, second := alertWith("cost_ratio > 9.0"), alertWith("cost_ratio > 4.0")
+	fsys := &swapFS{}
+	fsys.put(map[string]string{"alert.yaml": first})
+	set, err := Load(onlyOpen{fsys})
+	require.NoError(t, err)
+	h := NewHolder(set, slog.New(slog.DiscardHandler))
+	good := map[string]bool{set.Revision(): true}
+	other, err := Load(dir(map[string]string{"alert.yaml": second}))
+	require.NoError(t, err)
+	good[other.Revision()] = true
+
+	ctx, stop := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for ctx.Err() == nil {
+				now := h.Set()
+				v, err := now.Alert(detect.Facts{CostRatio: 10})
+				if err != nil || v.Level != detect.Page || !good[now.Revision()] {
+					t.Errorf("%s: %+v %v", now.Revision(), v, err)
+					return
+				}
+			}
+		})
+	}
+	refused := 0
+	reload := func(files map[string]string) {
+		fsys.put(files)
+		if h.Reload(onlyOpen{fsys}) != nil {
+			refused++
+		}
+	}
+	for cut := 0; cut < len(second); cut += 7 { // as an editor or a slow copy leaves it
+		before := h.Set()
+		reload(map[string]string{"alert.yaml": second[:cut]})
+		require.Same(t, before, h.Set(), "%d bytes of it", cut)
+		if cut%5 == 0 {
+			reload(map[string]string{"alert.yaml": []string{first, second}[cut/5%2]})
+		}
+	}
+	require.Greater(t, refused, 30)
+	reload(nil) // every file is gone, as in an unmounted volume
+	require.Error(t, h.Err())
+	reload(map[string]string{"alert.yaml": first})
+	require.NoError(t, h.Err())
+	stop()
+	readers.Wait()
+}
+
 // onlyOpen hides every method of a file system but Open, so that each read sees its lock.
 type onlyOpen struct{ fs.FS }
 
@@ -435,41 +488,4 @@ func FuzzCompile(f *testing.F) {
 			set.Test()
 		}
 	})
-}
-
-func BenchmarkAlert(b *testing.B) {
-	quiet := detect.Facts{
-		Active: "NONE", CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1,
-		CostKnown: true, QualityKnown: true, SpendKnown: true, CostZKnown: true, CompletionKnown: true, CacheKnown: true,
-	}
-	page := quiet
-	page.CostRatio, page.CostSigmas, page.QualityRatio, page.QualitySigmas = 3, 9, 0.8, 9
-	set := shipped(b)
-	for name, f := range map[string]detect.Facts{"none": quiet, "page": page} {
-		b.Run(name, func(b *testing.B) { benchmark(b, func() error { _, err := set.Alert(f); return err }) })
-	}
-}
-
-func BenchmarkAct(b *testing.B) {
-	set := shipped(b)
-	f := ActFacts{RiskClass: "ordinary", Level: "PAGE", CostKnown: true, CostRatio: 3, QualityKnown: true, QualityRatio: 0.8, TargetModel: "m", Provable: true}
-	benchmark(b, func() error { _, err := set.Act(f); return err })
-}
-
-func BenchmarkSampling(b *testing.B) {
-	set := shipped(b)
-	benchmark(b, func() error { _, err := set.Sampling(SamplingFacts{TenantClass: "standard"}); return err })
-}
-
-func BenchmarkLoad(b *testing.B) {
-	benchmark(b, func() error { _, err := Load(policies.Files); return err })
-}
-
-func benchmark(b *testing.B, f func() error) {
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := f(); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

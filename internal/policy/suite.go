@@ -189,7 +189,9 @@ func (s *suite) parseInput(k kind, input *yaml.Node, facts reflect.Value) {
 		case (value == nil) == (expr == nil):
 			s.src.report(n.Line, n.Column, "write {value: …}", "an input has either a value or an expr")
 		case value != nil:
-			s.decode(value, facts.Field(index), name)
+			if err := decodeFact(value, facts.Field(index)); err != nil {
+				s.src.report(value.Line, value.Column, "", "%s %v, not %q", name, err, value.Value)
+			}
 		default:
 			s.evaluate(expr, facts.Field(index))
 		}

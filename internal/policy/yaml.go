@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile bounds one file of a set, in bytes: shipped ones have a few thousand.
-const maxFile = 256 << 10
+// MaxFile bounds one file of a set, and of facts, in bytes: shipped ones have a few thousand.
+const MaxFile = 256 << 10
 
 // maxDepth bounds the nesting of YAML in a set, so that no file can exhaust the stack.
 const maxDepth = 64
@@ -22,8 +22,8 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 // parse reads the one YAML document of the file, and refuses what YAML lets pass and cel-go's parser
 // too: duplicate keys, aliases, and documents after the first. It is nil when anything was refused.
 func (s *source) parse() *yaml.Node {
-	if len(s.text) > maxFile {
-		s.report(1, 1, "split it, or drop what is not used", "the file has %d bytes, more than %d", len(s.text), maxFile)
+	if len(s.text) > MaxFile {
+		s.report(1, 1, "split it, or drop what is not used", "the file has %d bytes, more than %d", len(s.text), MaxFile)
 		return nil
 	}
 	decoder := yaml.NewDecoder(strings.NewReader(s.text))
