@@ -81,6 +81,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 	b := registered(t, Options{})
 	require.ElementsMatch(t, []string{
 		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
+		contract.Drill,
 	}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
@@ -91,13 +92,14 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 		"CallRollback",
 		"CheckProvider",
 		"Post",
+		"RunDrill",
 	})
 }
 
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 	hooks := activities.RollbackHooks{{Service: "support-bot"}}
 	b := registered(t, Options{SweepEvery: time.Second, Router: router{}, Rollbacks: hooks})
-	require.Len(t, b.structs, 8)
+	require.Len(t, b.structs, 9)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
 		for field, value := range fields.Fields() {

@@ -31,6 +31,7 @@ var (
 	notify    *activities.Notify
 	providers *activities.Provider
 	rollbacks *activities.Rollback
+	drills    *activities.Drills
 )
 
 // start is when every test's clock starts.
@@ -54,14 +55,14 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	for name, w := range map[string]any{
 		contract.Sweep: workflows.Sweep, contract.AlertLoop: workflows.AlertLoop, contract.Incident: workflows.Incident,
 		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy, contract.Group: workflows.Group,
-		contract.Calibration: workflows.Calibration,
+		contract.Calibration: workflows.Calibration, contract.Drill: workflows.Drill,
 	} {
 		if fake := fakes[name]; fake != nil {
 			w = fake
 		}
 		env.RegisterWorkflowWithOptions(w, workflow.RegisterOptions{Name: name})
 	}
-	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks} {
+	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks, drills} {
 		env.RegisterActivity(a)
 	}
 	return env

@@ -19,6 +19,7 @@ var (
 	notify    *activities.Notify
 	providers *activities.Provider
 	rollbacks *activities.Rollback
+	drills    *activities.Drills
 )
 
 // attempt is how long one try of a quick activity may take. A worker that dies in the middle costs

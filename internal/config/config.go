@@ -94,6 +94,7 @@ type Config struct {
 	Redis      Redis      `yaml:"redis"`
 	Temporal   Temporal   `yaml:"temporal"`
 	Notify     Notify     `yaml:"notify"` // how people hear of incidents
+	Drills     Drills     `yaml:"drills"` // where the calls of drills are sent
 }
 
 // Listener is where a server listens.
@@ -304,6 +305,7 @@ func (c Config) Validate() error {
 	check(c.Temporal.Namespace != "", "temporal.namespace: name the namespace")
 	errs = append(errs, c.Access.problems()...)
 	errs = append(errs, c.Notify.problems()...)
+	errs = append(errs, c.Drills.problems()...)
 	errs = append(errs, checkRollbacks(c.Rollbacks)...)
 	if err := checkTokens(c.Tokens); err != nil {
 		errs = append(errs, err)

@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"hash/fnv"
@@ -197,7 +198,7 @@ func (r *Request) serve(a routing.Answer, disturb func(m *model) disturbance) (S
 	return span, Score{
 		ID: "judge-" + r.SpanID, TraceID: r.TraceID, SpanID: r.SpanID, TenantID: w.Tenant.ID,
 		Model: r.RequestedModel, PromptTemplate: w.Template, Arm: a.Arm,
-		Evaluator: Evaluator, EvaluatorVersion: "v2", Kind: "judge",
+		Evaluator: cmp.Or(w.Evaluator, Evaluator), EvaluatorVersion: "v2", Kind: "judge",
 		Score:      math.Round(unit(truth+judgeSpread*r.luck.judge)*1000) / 1000,
 		Confidence: math.Round((0.8+0.19*r.luck.confidence)*100) / 100,
 		Timestamp:  judged.UTC().Truncate(time.Millisecond),
