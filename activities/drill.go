@@ -17,8 +17,11 @@ type Drills struct {
 	Runner *drill.Runner
 }
 
-// errDrillStopped is why a drill ends with its worker.
-var errDrillStopped = errors.New("the worker that ran it was stopped")
+// Why a drill ends before its end.
+var (
+	errDrillStopped = errors.New("the worker that ran it was stopped")
+	errDrillOff     = errors.New("it was called off")
+)
 
 // RunDrill runs a drill to its end, with a heartbeat that says where it stands. Cancelled, or with its worker stopping,
 // it ends its faults, cleans up and says what was seen so far. After a worker's death the next one only cleans up
@@ -33,12 +36,14 @@ func (d *Drills) RunDrill(ctx context.Context, r contract.DrillRequest) (contrac
 		}
 		return d.Runner.Abandon(ctx, r.Input, last, report), nil
 	}
-	running, end := context.WithCancelCause(ctx)
+	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
 	go func() {
 		select {
 		case <-stopping(ctx):
 			end(errDrillStopped)
+		case <-ctx.Done():
+			end(errDrillOff)
 		case <-running.Done():
 		}
 	}()

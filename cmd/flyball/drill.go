@@ -283,7 +283,7 @@ func drillError(err error) error {
 func drillProgress(ctx context.Context, c client.Client, run client.WorkflowRun) contract.DrillProgress {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	p := contract.DrillProgress{Phase: "starting", Waiting: "a worker"}
+	var p contract.DrillProgress
 	d, err := c.DescribeWorkflowExecution(ctx, run.GetID(), run.GetRunID())
 	if err != nil {
 		return contract.DrillProgress{Phase: "unknown", Waiting: "Temporal to answer"}
@@ -295,6 +295,7 @@ func drillProgress(ctx context.Context, c client.Client, run client.WorkflowRun)
 		}
 	}
 	for _, a := range d.GetPendingActivities() {
+		p = contract.DrillProgress{Phase: "starting", Waiting: "a worker"}
 		if details := a.GetHeartbeatDetails(); details != nil {
 			_ = drillData.FromPayloads(details, &p)
 		}

@@ -36,6 +36,9 @@ const barWidth = 24
 
 // show tells what is new.
 func (s *drillScreen) show(p contract.DrillProgress) {
+	if p.Phase == "" {
+		return // between two phases
+	}
 	for _, m := range p.Result.Measures {
 		if line := fmt.Sprintf("%s %s: %s %s %s", m.Fault, m.Step, m.TookText(), m.SLOText(), m.Verdict); !s.shown[line] {
 			s.shown[line] = true

@@ -21,13 +21,14 @@ type course struct {
 	level    detect.Level // that is to come
 	acted    bool         // an act is to come
 	began    time.Time
+	risen    time.Time            // when the finding was first at the level
 	ended    time.Time            // zero: it lasts
 	at       map[string]time.Time // when each step was seen
 	notes    map[string]string
 	incident string
-	decision string // the act's
 	approved time.Time
-	asked    time.Time // when it was last approved
+	asked    time.Time // when a decision was last answered
+	yes      bool      // the act was approved by the drill
 	rerouted int64     // calls that went elsewhere before the act
 }
 
@@ -54,6 +55,7 @@ func (d *drill) fault(ctx context.Context, fault string) error {
 		if d.phase.Waiting = c.waiting(); err != nil || d.phase.Waiting != "" {
 			return false, err
 		}
+		d.phase.Waiting = "it to settle"
 		if settled.IsZero() {
 			settled = time.Now()
 		}
@@ -131,6 +133,9 @@ func (c *course) see(ctx context.Context) error {
 			at = tick
 		}
 		c.reached(contract.DrillFound, at)
+		if c.risen.IsZero() && (f.Verdict.Level == c.level || f.Verdict.Level == detect.Page) {
+			c.risen = at
+		}
 	}
 	if alert.Incident != "" && c.incident == "" {
 		c.incident = alert.Incident
@@ -184,13 +189,12 @@ func (c *course) seeActed(ctx context.Context, s contract.IncidentState) error {
 	if !c.acted {
 		return nil
 	}
-	i := slices.IndexFunc(s.Decisions, func(d contract.DecisionSummary) bool { return d.Kind == routing.Route })
+	i := slices.IndexFunc(s.Decisions, func(d contract.DecisionSummary) bool { return d.Kind == routing.Route || d.Kind == routing.Pin })
 	if i < 0 {
 		c.notes[contract.DrillProposed] = s.Advice
-		return nil
+		return c.deny(ctx, s.Decisions)
 	}
 	d := s.Decisions[i]
-	c.decision = d.ID
 	c.reached(contract.DrillProposed, time.Now())
 	c.notes[contract.DrillProposed] = strings.TrimSuffix(d.Action+" to "+d.Value, " to ")
 	if c.in.Watch {
@@ -199,8 +203,8 @@ func (c *course) seeActed(ctx context.Context, s contract.IncidentState) error {
 	switch {
 	case d.Status == contract.AwaitingApproval:
 		if time.Since(c.asked) >= 5*time.Second {
-			c.asked = time.Now()
-			return c.Loop.Approve(ctx, d.ID)
+			c.asked, c.yes = time.Now(), true
+			return c.Loop.Decide(ctx, d.ID, contract.Approve)
 		}
 		return nil
 	case d.Status.Final():
@@ -210,13 +214,24 @@ func (c *course) seeActed(ctx context.Context, s contract.IncidentState) error {
 		c.notes[contract.DrillFull] = fmt.Sprintf("%.0f %% of the calls, %s", d.Share*100, strings.ToLower(string(d.Effect)))
 	}
 	if c.approved.IsZero() && d.Status != contract.Proposed {
-		c.approved = time.Now()
-		if !c.asked.IsZero() {
+		if c.approved = time.Now(); c.yes {
 			c.approved = c.asked
 		}
 	}
 	if _, rerouted := c.traffic.Calls(); rerouted > c.rerouted {
 		c.reached(contract.DrillObeyed, time.Now())
+	}
+	return nil
+}
+
+// deny answers acts that move no call, such as a stop that a tenfold spend calls for before anything is known of the
+// scores: while one waits, nothing else is proposed, and a drill that stopped its own calls would measure nothing more.
+func (c *course) deny(ctx context.Context, decisions []contract.DecisionSummary) error {
+	for _, d := range decisions {
+		if d.Kind != routing.Sampling && d.Status == contract.AwaitingApproval && !c.in.Watch && time.Since(c.asked) >= 5*time.Second {
+			c.asked = time.Now()
+			return c.Loop.Decide(ctx, d.ID, contract.Deny)
+		}
 	}
 	return nil
 }
@@ -227,7 +242,7 @@ func (c *course) over(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if !slices.ContainsFunc(alert.Flags, func(f flag) bool { return f.Kind == routing.Route && f.Share > 0 }) {
+	if !slices.ContainsFunc(alert.Flags, func(f flag) bool { return (f.Kind == routing.Route || f.Kind == routing.Pin) && f.Share > 0 }) {
 		c.reached(contract.DrillReleased, time.Now())
 	}
 	if alert.Incident == "" && calm(alert) {
@@ -241,7 +256,7 @@ func (c *course) measures() []contract.DrillMeasure {
 	all := []contract.DrillMeasure{
 		c.measure(contract.DrillFound, "the fault's begin", c.began, 0),
 		c.measure(contract.DrillOpened, "the fault's begin", c.began, c.slo.Detect),
-		c.measure(contract.DrillTold, "the first finding", c.at[contract.DrillFound], c.slo.Tell),
+		c.measure(contract.DrillTold, "the first finding at its level", c.risen, c.slo.Tell),
 	}
 	if c.acted {
 		all = append(all, c.measure(contract.DrillProposed, "the incident", c.at[contract.DrillOpened], c.slo.Propose))
@@ -274,9 +289,11 @@ func (c *course) measure(step, since string, from time.Time, slo time.Duration) 
 		m.Took = max(end.Sub(from), 0)
 	}
 	if slo > 0 {
-		m.Verdict = contract.DrillFail
-		if !m.At.IsZero() && m.Took <= slo {
+		switch {
+		case !m.At.IsZero() && m.Took <= slo:
 			m.Verdict = contract.DrillPass
+		case !c.ended.IsZero() || m.Took > slo: // else it was called off before its time was up
+			m.Verdict = contract.DrillFail
 		}
 	}
 	return m

@@ -48,7 +48,8 @@ type Loop interface {
 	Incident(ctx context.Context, id string) (contract.IncidentState, error)
 	// Told is the first delivery of a notice that called people to the incident at the level; nil: none yet.
 	Told(ctx context.Context, incident string, level detect.Level) (*Telling, error)
-	Approve(ctx context.Context, decision string) error
+	// Decide gives the verdict, approve or deny, on a decision of the drill's.
+	Decide(ctx context.Context, decision, verdict string) error
 	// Resolve closes the key's incident and takes its flags off.
 	Resolve(ctx context.Context, key usage.Key, reason string) error
 	Recalibrate(ctx context.Context, tenant string, tuning contract.Tuning) error

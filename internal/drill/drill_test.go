@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -31,6 +32,7 @@ type stage struct {
 	muted  string
 	rate   float64 // of the baseline; 0: there is none
 
+	stop              bool // a stop waits for a person first
 	check             error
 	silent            error // of Temporal
 	fault             string
@@ -104,7 +106,9 @@ func (s *stage) Incident(_ context.Context, id string) (i contract.IncidentState
 	}
 	i = contract.IncidentState{ID: id, Level: s.level, Input: contract.IncidentInput{Level: s.level, Opened: s.struck.Add(s.after[contract.DrillOpened])}, Advice: "no act fits"}
 	i.Finding.Verdict.Rule = "page-severe-quality"
-	if s.passed(contract.DrillProposed, s.struck) {
+	if s.stop {
+		i.Decisions = []contract.DecisionSummary{{ID: "decision/" + id + "/hard_stop/1", Kind: routing.Stop, Status: contract.AwaitingApproval}}
+	} else if s.passed(contract.DrillProposed, s.struck) {
 		d := contract.DecisionSummary{ID: "decision/" + id + "/upgrade/1", Action: "upgrade", Value: "claude-3-opus", Kind: routing.Route, Status: contract.AwaitingApproval}
 		switch {
 		case s.passed(contract.DrillFull, s.yes):
@@ -126,12 +130,16 @@ func (s *stage) Told(_ context.Context, _ string, level detect.Level) (*Telling,
 	return &Telling{At: s.struck.Add(s.after[contract.DrillTold]), Result: contract.PostResult{Posted: s.posted, Muted: s.muted}}, nil
 }
 
-func (s *stage) Approve(_ context.Context, decision string) error {
+func (s *stage) Decide(_ context.Context, decision, verdict string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.yes.IsZero() {
+	switch {
+	case strings.Contains(decision, "hard_stop"):
+		s.did(verdict + " the stop")
+		s.stop = false
+	case s.yes.IsZero():
 		s.yes = time.Now()
-		s.did("approve")
+		s.did(verdict)
 	}
 	return nil
 }
@@ -336,6 +344,16 @@ func TestDrillThatOnlyWatchesApprovesNothing(t *testing.T) {
 		require.NotContains(t, s.course, "approve")
 		require.Contains(t, took(r), "cost proposed")
 		require.NotContains(t, took(r), "cost obeyed")
+	})
+}
+
+func TestDrillDeniesToBeStopped(t *testing.T) {
+	t.Parallel()
+	s := newStage()
+	s.stop = true
+	rehearse(t, s, nil, func(_ context.Context, run func() contract.DrillResult) {
+		require.Equal(t, contract.DrillPass, run().Verdict)
+		require.Equal(t, []string{"strike cost", "deny the stop", "approve", "heal", "stop calls"}, s.course)
 	})
 }
 

@@ -107,13 +107,13 @@ func calls(e *history.HistoryEvent, level detect.Level) bool {
 	return err == nil && n.Level == level && (n.Kind == contract.NoticeOpened || n.Kind == contract.NoticeEscalated)
 }
 
-// Approve says yes to a decision of a drill's key.
-func (t *Temporal) Approve(ctx context.Context, decision string) error {
+// Decide gives a verdict on a decision of a drill's key.
+func (t *Temporal) Decide(ctx context.Context, decision, verdict string) error {
 	key, err := contract.KeyOf(decision)
 	if err != nil || !contract.IsDrill(key.Tenant) {
-		return fmt.Errorf("%s is no decision of a drill's: a drill approves no other", decision)
+		return fmt.Errorf("%s is no decision of a drill's: a drill decides no other", decision)
 	}
-	return t.signal(ctx, decision, contract.Decide, contract.DecideRequest{Verdict: contract.Approve, Who: who, Reason: "a drill approves its own acts"})
+	return t.signal(ctx, decision, contract.Decide, contract.DecideRequest{Verdict: verdict, Who: who, Reason: "a drill approves its own acts that move calls, and no other"})
 }
 
 // Resolve closes the incident of a drill's key.

@@ -180,7 +180,14 @@ func (r *Request) serve(a routing.Answer, disturb func(m *model) disturbance) (S
 	w := r.Workload
 	d := disturb(m)
 	output := min(w.MaxOutput, max(1, int64(w.Output.at(r.luck.output)*m.verbosity)))
-	output = r.inflate(m, output, d.cost)
+	if w.Whole && d.cost != 1 {
+		longer := *r
+		longer.prompt = max(1, int64(math.Round(float64(r.prompt)*d.cost)))
+		longer.cacheRead, longer.cacheWrite = int64(float64(r.cacheRead)*d.cost), int64(float64(r.cacheWrite)*d.cost)
+		r, output = &longer, max(1, int64(math.Round(float64(output)*d.cost)))
+	} else {
+		output = r.inflate(m, output, d.cost)
+	}
 
 	ttft := lognormal{m.ttft, 0.25}.at(r.luck.ttft)
 	seconds := ttft + float64(output)/lognormal{m.velocity, 0.12}.at(r.luck.velocity)
