@@ -267,7 +267,7 @@ func ParseWindow(s string) (w Window, err error) {
 	case !ok || err != nil:
 		return w, fmt.Errorf("%q is no window like 02:00-04:00 (UTC)", s)
 	case w.From == w.To:
-		return w, fmt.Errorf("%q is empty", s)
+		return w, fmt.Errorf("the window %q is empty", s)
 	}
 	return w, nil
 }
