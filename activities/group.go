@@ -74,8 +74,11 @@ const (
 )
 
 // observe notes a key that this tick has judged. One whose telemetry says nothing is not: no data is neither
-// well nor ill.
+// well nor ill. Nor is a drill's: a fault that was made up joins no storm, makes none, and says nothing of a provider.
 func (s *storms) observe(f detect.Finding) {
+	if contract.IsDrill(f.Key.Tenant) {
+		return
+	}
 	found := up(f.Verdict.Level)
 	if found || f.Facts.CostKnown || f.Facts.QualityKnown {
 		s.observed = append(s.observed, alert.Observed{Key: f.Key, Found: found})

@@ -200,3 +200,20 @@ func TestStartGroup(t *testing.T) {
 	require.Empty(t, ids)
 	require.Contains(t, f.query, `WorkflowType="Group"`)
 }
+
+func TestDrillsJoinNoStormAndMakeNone(t *testing.T) {
+	t.Parallel()
+	p, keys := fleet(t, 10)
+	var drills []usage.Key
+	for n := range 12 {
+		k := usage.Key{Tenant: fmt.Sprintf("flyball-drill-%d", n), Model: "gpt-4o"}
+		p.store.computed[k], p.store.providers[k] = usual(k), "openai"
+		drills = append(drills, k)
+	}
+	require.Equal(t, map[string]int{"": 12}, groupsOf(p.see(t, 0, append(each(keys, well), each(drills, ill)...)...)), "they make none")
+	heard := p.see(t, time.Minute, append(each(keys, ill), each(drills, ill)...)...)
+	for _, m := range heard {
+		require.Equal(t, contract.IsDrill(m.key.Tenant), m.group == "", "%s: %q: they join none", m.key, m.group)
+	}
+	require.NotEmpty(t, heard)
+}

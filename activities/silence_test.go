@@ -158,3 +158,16 @@ func TestSilenceOfEverythingIsOfTheHour(t *testing.T) {
 		require.Equal(t, now.Truncate(time.Hour), slot)
 	}
 }
+
+func TestDrillsAreNoTelemetryToExpect(t *testing.T) {
+	t.Parallel()
+	drilled := usage.Key{Tenant: "flyball-drill-eu", Model: opus.Model}
+	p := busyPlant(t)
+	b := usual(drilled)
+	b.LeastCalls = 4000
+	p.store.computed[drilled] = b
+	require.Empty(t, p.watch(t, 0, 20, well(opus), well(haiku), well(other), well(drilled)))
+	require.NotContains(t, p.expected, drilled)
+	require.EqualValues(t, 600, p.baselines[usage.Everything].LeastCalls, "of the three that are no drill's")
+	require.Equal(t, []told{investigated(usage.Everything)}, p.watch(t, 20, 26, well(drilled))[25], "made-up calls do not hide that no others come")
+}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/flyball-dev/flyball/activities"
 	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/drill"
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/workflows"
 )
@@ -36,7 +37,7 @@ type Flags interface {
 	activities.FlagEpoch
 }
 
-// Options are what a worker stands on. All fields but the last five are required.
+// Options are what a worker stands on. All fields but the last six are required.
 type Options struct {
 	Client    client.Client
 	Namespace string // that the client speaks to
@@ -51,6 +52,13 @@ type Options struct {
 	StatusPages map[string]string // provider → address of its statuspage.io summary.json; nil is StatusPages()
 	Router      activities.Router // of notices to people; nil: the log and the inbox alone
 	Rollbacks   activities.RollbackHooks
+	Drills      Drills
+}
+
+// Drills say where the calls of drills are sent.
+type Drills struct {
+	Ingest string // address of ingest and gateway
+	Token  string // trusted for all tenants; empty where they are open, on loopback
 }
 
 // StatusPages are the status pages of the providers that have a statuspage.io one.
@@ -141,6 +149,12 @@ func Register(r registry, o Options) {
 		tier, _ := o.Policies().Tradeoff().Tier(model)
 		return tier.Provider
 	}})
+	r.RegisterActivity(&activities.Drills{Runner: &drill.Runner{
+		Traffic: func(in contract.DrillInput) drill.Traffic {
+			return drill.NewPlant(in, o.Drills.Ingest, o.Drills.Token, o.Logger)
+		},
+		Loop: &drill.Temporal{Client: o.Client, Ask: loop.AskRecalibration}, Baselines: o.Store, Log: o.Logger,
+	}})
 	r.RegisterActivity(&activities.Notify{Router: o.Router, Mutes: activities.NewMutes(o.Client, time.Now), Log: o.Logger})
 }
 
@@ -154,6 +168,7 @@ func RegisterWorkflows(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Effects)
 	r.RegisterWorkflow(workflows.Autonomy)
 	r.RegisterWorkflow(workflows.Calibration)
+	r.RegisterWorkflow(workflows.Drill)
 }
 
 // startSweeps starts the sweep of every shard, and tells one that runs already the tuning of now.

@@ -80,7 +80,8 @@ func registered(t *testing.T, o Options) *book {
 func TestRegisterKeepsEveryName(t *testing.T) {
 	b := registered(t, Options{})
 	require.ElementsMatch(t, []string{
-		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration, contract.Effects,
+		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
+		contract.Effects, contract.Drill,
 	}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
@@ -92,6 +93,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 		"MeasureDecision",
 		"CheckProvider",
 		"Post",
+		"RunDrill",
 	})
 }
 

@@ -32,6 +32,7 @@ var (
 	providers *activities.Provider
 	rollbacks *activities.Rollback
 	savings   *activities.Ledger
+	drills    *activities.Drills
 )
 
 // start is when every test's clock starts.
@@ -55,14 +56,14 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 	for name, w := range map[string]any{
 		contract.Sweep: workflows.Sweep, contract.AlertLoop: workflows.AlertLoop, contract.Incident: workflows.Incident,
 		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy, contract.Group: workflows.Group,
-		contract.Calibration: workflows.Calibration, contract.Effects: workflows.Effects,
+		contract.Calibration: workflows.Calibration, contract.Effects: workflows.Effects, contract.Drill: workflows.Drill,
 	} {
 		if fake := fakes[name]; fake != nil {
 			w = fake
 		}
 		env.RegisterWorkflowWithOptions(w, workflow.RegisterOptions{Name: name})
 	}
-	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks, savings} {
+	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks, savings, drills} {
 		env.RegisterActivity(a)
 	}
 	return env

@@ -20,6 +20,7 @@ var (
 	providers *activities.Provider
 	rollbacks *activities.Rollback
 	savings   *activities.Ledger
+	drills    *activities.Drills
 )
 
 // attempt is how long one try of a quick activity may take. A worker that dies in the middle costs

@@ -22,7 +22,8 @@ func chaosCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "chaos",
 		Short: "Make the simulator's traffic misbehave",
-		Long: `Chaos starts and stops regressions in the traffic of the simulator that runs under flyball up.
+		Long: `Chaos starts and stops regressions in the traffic of the simulator that runs under flyball up. One of its
+commands is for every deployment: a drill makes up calls of its own (flyball chaos drill --help).
 
 Cost and quality faults are the provider's: they strike the calls that the model serves, so calls that
 Flyball reroutes to another model escape them. Shift and volume faults are the application's. Every
@@ -33,14 +34,17 @@ fault ends by itself after --for. Exit 3 when no simulator answers.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.PersistentFlags().StringVar(&c.url, "url", "", "ingest address (default from "+addressesFile+", else "+ingestDefault+")")
-	cmd.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
 	cmd.AddCommand(
 		c.faultCommand(simulate.Cost, "Make the calls served by a model cost more", "org_42", "claude-3-opus", 3, "factor on the cost of a call"),
 		c.faultCommand(simulate.Quality, "Make the calls served by a model score lower", "org_42", "claude-3-opus", 0.65, "factor on the scores"),
 		c.faultCommand(simulate.Shift, "Make an application silently ask for a dearer model than --model", "acme_bank", "claude-3-sonnet", 1, "share of the calls that shift"),
 		c.faultCommand(simulate.Volume, "Make an application call a model more often", "org_42", "claude-3-opus", 5, "factor on the rate of calls"),
 		c.listCommand(), c.stopCommand())
+	for _, sub := range cmd.Commands() {
+		sub.Flags().StringVar(&c.url, "url", "", "ingest address (default from "+addressesFile+", else "+ingestDefault+")")
+		sub.Flags().BoolVar(&c.json, "json", false, "print JSON")
+	}
+	cmd.AddCommand(drillCommand())
 	return cmd
 }
 

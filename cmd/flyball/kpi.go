@@ -24,7 +24,7 @@ var shortDimensions = map[string]string{"tenant": "tenant_id", "template": "prom
 // kpiCommand answers what calls cost and gave.
 func kpiCommand() *cobra.Command {
 	var o storedRange
-	var by []string
+	var by, tenants []string
 	var step time.Duration
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -51,6 +51,9 @@ and the percentiles of cost in dollars and latency in milliseconds. What is not 
 			for _, dimension := range by {
 				dimension = strings.TrimSpace(dimension)
 				q.GroupBy = append(q.GroupBy, clickhouse.Dimension(cmp.Or(shortDimensions[dimension], dimension)))
+			}
+			if len(tenants) > 0 {
+				q.Where = map[clickhouse.Dimension][]string{clickhouse.ByTenant: tenants}
 			}
 			var err error
 			if q.From, q.To, err = o.times(); err != nil {
@@ -87,6 +90,7 @@ and the percentiles of cost in dollars and latency in milliseconds. What is not 
 	}
 	o.flags(cmd)
 	cmd.Flags().StringSliceVar(&by, "by", nil, "dimensions to tell apart, comma-separated")
+	cmd.Flags().StringSliceVar(&tenants, "tenant", nil, "these tenants alone, comma-separated; drills are shown only so")
 	cmd.Flags().DurationVar(&step, "step", 0, "a row for each step of time, as 5m, 1h or 24h")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per row")
 	return cmd

@@ -28,7 +28,7 @@ func (s *system) channels() map[string]notify.Channel {
 	channels := map[string]notify.Channel{}
 	if c := s.config.Notify.PagerDuty; c.On() {
 		channels[string(config.ViaPagerDuty)] = notify.NewPagerDuty(notify.PagerDutyOptions{
-			RoutingKey: c.RoutingKey, ChangeRoutingKey: c.ChangeRoutingKey, API: c.API, Links: s.links(),
+			RoutingKey: c.RoutingKey, ChangeRoutingKey: c.ChangeRoutingKey, DrillRoutingKey: c.DrillRoutingKey, API: c.API, Links: s.links(),
 		})
 	}
 	if s.slack != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/ingest"
-	"github.com/flyball-dev/flyball/internal/pricing/book"
 	"github.com/flyball-dev/flyball/internal/policy"
+	"github.com/flyball-dev/flyball/internal/pricing/book"
 	"github.com/flyball-dev/flyball/internal/simulate"
 	"github.com/flyball-dev/flyball/policies"
 )

@@ -36,6 +36,7 @@ func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
 		Policies: s.policies.Set, Logger: s.log, Tuning: s.config.Profile.Tuning(), StatusPages: s.config.StatusPages,
 		Router:    s.router(),
 		Rollbacks: hooks(s.config.Rollbacks),
+		Drills:    workers.Drills(s.config.DrillsTo()),
 	})
 	var unavailable *serviceerror.Unavailable
 	var slow *serviceerror.DeadlineExceeded

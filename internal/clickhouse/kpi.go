@@ -39,7 +39,7 @@ type KPIQuery struct {
 	From, To time.Time     // widened to whole minutes
 	Step     time.Duration // whole minutes, from midnight UTC (of a Monday where longer than a day); 0: all in one
 	GroupBy  []Dimension
-	Where    map[Dimension][]string // a call's value is one of these
+	Where    map[Dimension][]string // a call's value is one of these; drills count only where their tenant is named
 
 	Percentiles bool // of cost, latency and time to first token; they are most of the work
 	Quality     bool // percentiles of scores among it: those that count, as calibrated
@@ -317,6 +317,9 @@ func (q KPIQuery) partSQL(table string, r resolution, in, more string, measures 
 		if q.Where[d] != nil {
 			where = append(where, fmt.Sprintf("%s IN {where%d:Array(String)}", d, i))
 		}
+	}
+	if q.Where[ByTenant] == nil {
+		where = append(where, notDrills)
 	}
 	if more != "" {
 		where = append(where, more)

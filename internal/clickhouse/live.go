@@ -29,7 +29,7 @@ type SeriesPoint struct {
 
 // Live returns spend, requests and quality of production traffic of the keys that spent most in
 // [from, to), at most limit of them, per step of whole minutes and arm, ordered by key, time and arm.
-// Human ratings do not count, nor do evaluators that are on trial or failing.
+// Human ratings and drills do not count, nor do evaluators that are on trial or failing.
 func (s *Store) Live(ctx context.Context, from, to time.Time, step time.Duration, limit int) ([]SeriesPoint, error) {
 	if step < time.Minute || step%time.Minute != 0 {
 		return nil, errors.New("reading the live series: the step must be whole minutes, at least one")
@@ -37,7 +37,7 @@ func (s *Store) Live(ctx context.Context, from, to time.Time, step time.Duration
 	from, to = minutes(from, to)
 	points, err := collect(ctx, s, `WITH top AS (
   SELECT tenant_id, requested_model FROM kpi_1m
-  WHERE minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')} AND cohort = 'production'
+  WHERE minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')} AND cohort = 'production' AND `+notDrills+`
   GROUP BY tenant_id, requested_model ORDER BY sum(cost_pico_usd) DESC, tenant_id, requested_model LIMIT {keys:UInt32}
 )
 SELECT
@@ -91,8 +91,8 @@ type Totals struct {
 	MeanQuality  float64  `json:"quality_mean"` // 0 when Scored is
 }
 
-// Totals sums all traffic in [from, to): every cohort and arm; human ratings do not count as scores, nor do
-// those of evaluators that are on trial or failing.
+// Totals sums all traffic in [from, to) but that of drills: every cohort and arm; human ratings do not count as
+// scores, nor do those of evaluators that are on trial or failing.
 func (s *Store) Totals(ctx context.Context, from, to time.Time) (Totals, error) {
 	from, to = minutes(from, to)
 	t := Totals{Spend: new(big.Int)}
@@ -104,10 +104,10 @@ FROM (
     uniqExact(tenant_id, requested_model) AS keys, sum(k.requests) AS requests, sum(k.unpriced) AS unpriced,
     sum(uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens) AS input,
     sum(output_tokens) AS output, sum(cache_read_tokens) AS cached, sum(cost_pico_usd) AS spend
-  FROM kpi_1m AS k WHERE minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')}
+  FROM kpi_1m AS k WHERE minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')} AND `+notDrills+`
 ) AS k, (
   SELECT sum(q.scored) AS scored, sum(code_sum) AS codes
-  FROM quality_1m AS q WHERE minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')} AND kind != 'human'
+  FROM quality_1m AS q WHERE minute >= {from:DateTime('UTC')} AND minute < {to:DateTime('UTC')} AND kind != 'human' AND `+notDrills+`
 ) AS q`, ch.Named("from", from), ch.Named("to", to)).Scan(
 		&t.Keys, &t.Requests, &t.Unpriced, &t.InputTokens, &t.OutputTokens, &t.CacheRead, t.Spend, &t.Scored, &codes)
 	if err != nil {

@@ -69,12 +69,12 @@ func (s *Store) leastCalls(ctx context.Context, at time.Time) (map[usage.Key]flo
 	return least, rows.Err()
 }
 
-// Arrived counts the calls of every tenant and cohort in the 15-minute window at the watermark: 0 means that no
-// telemetry comes in at all.
+// Arrived counts the calls of every tenant and cohort in the 15-minute window at the watermark, but for those of
+// drills: 0 means that no telemetry comes in at all.
 func (s *Store) Arrived(ctx context.Context, at time.Time) (calls int64, err error) {
 	current := at.UTC().Truncate(time.Minute)
 	from := current.Add(-time.Duration(detect.Windows[len(detect.Windows)-1]-1) * time.Minute)
-	if err := s.conn.QueryRow(ctx, "SELECT toInt64(sum(requests)) FROM sweep_1m WHERE minute >= {from:DateTime('UTC')} AND minute <= {current:DateTime('UTC')}",
+	if err := s.conn.QueryRow(ctx, "SELECT toInt64(sum(requests)) FROM sweep_1m WHERE minute >= {from:DateTime('UTC')} AND minute <= {current:DateTime('UTC')} AND "+notDrills,
 		ch.Named("from", from), ch.Named("current", current)).Scan(&calls); err != nil {
 		return 0, fmt.Errorf("asking whether telemetry comes in: %w", err)
 	}

@@ -11,20 +11,21 @@ import (
 
 // UnpricedQuery asks for the models whose calls in [From, To) were stored without a price. It reads spans and not
 // kpi_1m, whose count of unpriced calls lacks the provider and the calls' own tokens; of spans it reads one column
-// of small codes, and the others only where that says unknown. Flyball's own canary is left out.
+// of small codes, and the others only where that says unknown. Flyball's own canary and
+// drills are left out.
 type UnpricedQuery struct {
 	From, To time.Time
 }
 
 // SQL is the query's text and its named parameters.
 func (q UnpricedQuery) SQL() (string, []any) {
-	const sql = `SELECT
+	sql := `SELECT
   provider, model, toInt64(uniqExact(tenant_id)), toInt64(count()) AS calls,
   sum(uncached_input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens), sum(output_tokens),
   min(timestamp), max(timestamp)
 FROM spans
 PREWHERE price_version = {version:String}
-WHERE timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND provider != 'flyball'
+WHERE timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND provider != 'flyball' AND ` + notDrills + `
 GROUP BY provider, model
 ORDER BY calls DESC, provider, model`
 	return sql, []any{

@@ -94,6 +94,7 @@ type Config struct {
 	Redis      Redis      `yaml:"redis"`
 	Temporal   Temporal   `yaml:"temporal"`
 	Notify     Notify     `yaml:"notify"` // how people hear of incidents
+	Drills     Drills     `yaml:"drills"` // where the calls of drills are sent
 
 	Evaluators string  `yaml:"evaluators"` // a directory over the shipped ones, or shipped; empty: nothing is scored here
 	Judge      Judge   `yaml:"judge"`
@@ -309,6 +310,7 @@ func (c Config) Validate() error {
 	check(c.Temporal.Namespace != "", "temporal.namespace: name the namespace")
 	errs = append(errs, c.Access.problems()...)
 	errs = append(errs, c.Notify.problems()...)
+	errs = append(errs, c.Drills.problems()...)
 	errs = append(errs, checkRollbacks(c.Rollbacks)...)
 	errs = append(errs, c.Judge.problems()...)
 	errs = append(errs, c.Content.problems()...)

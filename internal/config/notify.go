@@ -35,6 +35,7 @@ type SlackChannels struct {
 	OnCall      string `yaml:"on_call"`
 	Findings    string `yaml:"findings"`
 	Experiments string `yaml:"experiments"`
+	Drills      string `yaml:"drills"`
 }
 
 // Of is the channel of an audience; empty: none.
@@ -46,6 +47,8 @@ func (c SlackChannels) Of(a contract.Audience) string {
 		return c.Findings
 	case contract.Experiments:
 		return c.Experiments
+	case contract.Drills:
+		return c.Drills
 	}
 	return ""
 }
@@ -57,6 +60,7 @@ func (s Slack) On() bool { return s.BotToken != "" }
 type PagerDuty struct {
 	RoutingKey       string   `yaml:"routing_key"`        // of an Events API v2 integration; empty: no PagerDuty
 	ChangeRoutingKey string   `yaml:"change_routing_key"` // of the service that shows our acts as changes; empty: routing_key
+	DrillRoutingKey  string   `yaml:"drill_routing_key"`  // of a service that wakes nobody, for drills; empty: it hears nothing of them
 	WebhookSecrets   []string `yaml:"webhook_secrets"`    // of the webhook subscriptions that call /hooks/pagerduty; any of them signs
 	API              string   `yaml:"api"`                // of the events; https://events.eu.pagerduty.com in the EU region
 }
@@ -82,11 +86,13 @@ const (
 
 // Order lists, for each audience, the channels that hear its notices, the most urgent first. All of them
 // do; when one is away, the others say so and carry what it could not. Left out: PagerDuty, then Slack, as
-// far as they are there, for pages, and Slack for the rest. An empty list is nobody.
+// far as they are there, for pages, and Slack for the rest; for drills those that have a place of their own for
+// them. An empty list is nobody.
 type Order struct {
 	OnCall      []Channel `yaml:"on_call"`
 	Findings    []Channel `yaml:"findings"`
 	Experiments []Channel `yaml:"experiments"`
+	Drills      []Channel `yaml:"drills"`
 }
 
 // Channels are those of an audience, defaults included.
@@ -97,16 +103,23 @@ func (n Notify) Channels(a contract.Audience) []Channel {
 		given, usual = n.Order.OnCall, []Channel{ViaPagerDuty, ViaSlack}
 	case contract.Findings:
 		given = n.Order.Findings
+	case contract.Drills:
+		given, usual = n.Order.Drills, []Channel{ViaPagerDuty, ViaSlack}
 	}
 	if given != nil {
 		return given
 	}
-	return slices.DeleteFunc(usual, func(c Channel) bool { return !n.has(c) })
+	return slices.DeleteFunc(usual, func(c Channel) bool { return !n.has(c) || a == contract.Drills && !n.drills(c) })
 }
 
 // Audiences are all of them.
 func Audiences() []contract.Audience {
-	return []contract.Audience{contract.OnCall, contract.Findings, contract.Experiments}
+	return []contract.Audience{contract.OnCall, contract.Findings, contract.Experiments, contract.Drills}
+}
+
+// drills reports whether the channel has a place of its own for drills.
+func (n Notify) drills(c Channel) bool {
+	return c == ViaSlack && n.Slack.Channels.Drills != "" || c == ViaPagerDuty && n.PagerDuty.DrillRoutingKey != ""
 }
 
 func (n Notify) has(c Channel) bool {
@@ -171,13 +184,16 @@ func (p PagerDuty) problems() (errs []error) {
 	say := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("notify.pagerduty."+format, args...))
 	}
-	if !p.On() && (p.ChangeRoutingKey != "" || len(p.WebhookSecrets) > 0) {
+	if !p.On() && (p.ChangeRoutingKey != "" || p.DrillRoutingKey != "" || len(p.WebhookSecrets) > 0) {
 		say("routing_key: without it nobody is paged; give that of an Events API v2 integration, or leave notify.pagerduty out")
 	}
-	for key, value := range map[string]string{"routing_key": p.RoutingKey, "change_routing_key": p.ChangeRoutingKey} {
+	for key, value := range map[string]string{"routing_key": p.RoutingKey, "change_routing_key": p.ChangeRoutingKey, "drill_routing_key": p.DrillRoutingKey} {
 		if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			say("%s: it holds characters that no integration key has", key)
 		}
+	}
+	if p.DrillRoutingKey != "" && (p.DrillRoutingKey == p.RoutingKey || p.DrillRoutingKey == p.ChangeRoutingKey) {
+		say("drill_routing_key: it is that of a service which wakes people; give drills a service of their own")
 	}
 	for i, secret := range p.WebhookSecrets {
 		if secret == "" {
@@ -218,6 +234,8 @@ func (n Notify) orderProblems() (errs []error) {
 				say("%s is listed twice", c)
 			case !n.has(c):
 				say("there is no section notify.%s that says how", c)
+			case c == ViaPagerDuty && a == contract.Drills && !n.drills(c):
+				say("a drill never wakes anybody: set notify.pagerduty.drill_routing_key to that of a service of its own, or take pagerduty out")
 			case c == ViaPagerDuty && a == contract.Experiments:
 				say("findings of experiments never page; take pagerduty out")
 			case c == ViaSlack && n.Slack.Channels.Of(a) == "":

@@ -62,6 +62,8 @@ func TestNotifySaysEverythingThatIsWrong(t *testing.T) {
 			"pagerduty: {routing_key: k}, order: {on_call: [pagerduty, pagerduty, phone, slack], experiments: [pagerduty]}",
 			[]string{"on_call: pagerduty is listed twice", `on_call: "phone" is neither`, "on_call: there is no section notify.slack", "experiments: findings of experiments never page"},
 		},
+		"drills":      {"pagerduty: {routing_key: k}, order: {drills: [pagerduty]}", []string{"drills: a drill never wakes anybody: set notify.pagerduty.drill_routing_key"}},
+		"drills wake": {"pagerduty: {routing_key: k, drill_routing_key: k}", []string{"drill_routing_key: it is that of a service which wakes people"}},
 		"approvers":   {"approvers: {on-call: [{name: ann}, {slack: U1}]}", []string{"approvers.on-call[0]", "approvers.on-call[1]"}},
 		"unknown key": {"pagerduty: {routing-key: k}", []string{"routing-key not found"}},
 	} {
@@ -73,6 +75,27 @@ func TestNotifySaysEverythingThatIsWrong(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestDrillsHaveAPlaceOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][]Channel{
+		"slack: {bot_token: xoxb-1, app_token: xapp-1, channels: {on_call: C1, findings: C2, experiments: C3}}, pagerduty: {routing_key: k}": {},
+		"slack: {bot_token: xoxb-1, app_token: xapp-1, channels: {on_call: C1, findings: C2, experiments: C3, drills: C4}}":                  {ViaSlack},
+		"pagerduty: {routing_key: k, drill_routing_key: d}, order: {findings: [], experiments: []}":                                          {ViaPagerDuty},
+	} {
+		c, err := Parse([]byte("notify: {"+text+"}"), none)
+		require.NoError(t, err, text)
+		require.Equal(t, want, c.Notify.Channels(contract.Drills), text)
+	}
+	c, err := Parse([]byte("ingest: {listen: '0.0.0.0:8080'}"), none)
+	require.NoError(t, err)
+	require.Equal(t, Drills{Ingest: "http://127.0.0.1:8080"}, c.DrillsTo())
+	c, err = Parse([]byte("drills: {ingest: 'https://front:8080', token: t}"), none)
+	require.NoError(t, err)
+	require.Equal(t, Drills{Ingest: "https://front:8080", Token: "t"}, c.DrillsTo())
+	_, err = Parse([]byte("drills: {ingest: front}"), none)
+	require.ErrorContains(t, err, "drills.ingest")
 }
 
 func TestApprover(t *testing.T) {

@@ -24,6 +24,7 @@ import (
 type PagerDutyOptions struct {
 	RoutingKey       string // of an Events API v2 integration
 	ChangeRoutingKey string // of the service that shows changes; empty: RoutingKey
+	DrillRoutingKey  string // of the service that drills go to; empty: they go nowhere
 	API              string // https://events.pagerduty.com, or that of the EU
 	Links            Links
 	HTTP             *http.Client // nil: one that follows no redirect, since the body is secret
@@ -40,6 +41,21 @@ type PagerDuty struct {
 	ended *recent[string] // incidents that were resolved: a trigger that comes late must not open them anew
 }
 
+// alertKey and changeKey are the services that the notice goes to.
+func (o PagerDutyOptions) alertKey(n contract.Notice) string {
+	if n.For() == contract.Drills {
+		return o.DrillRoutingKey
+	}
+	return o.RoutingKey
+}
+
+func (o PagerDutyOptions) changeKey(n contract.Notice) string {
+	if n.For() == contract.Drills {
+		return o.DrillRoutingKey
+	}
+	return o.ChangeRoutingKey
+}
+
 // NewPagerDuty returns the channel.
 func NewPagerDuty(o PagerDutyOptions) *PagerDuty {
 	if o.ChangeRoutingKey == "" {
@@ -54,6 +70,9 @@ func NewPagerDuty(o PagerDutyOptions) *PagerDuty {
 // Post sends the event that the notice calls for, if any.
 func (p *PagerDuty) Post(ctx context.Context, n contract.Notice) error {
 	n.Incident = cmp.Or(n.Incident, n.ID)
+	if n.For() == contract.Drills && (p.o.DrillRoutingKey == "" || n.State == nil && n.Kind == contract.NoticeReport) {
+		return nil // whatever the order of channels says: a drill wakes nobody, and its report is no alert
+	}
 	if n.Kind == contract.NoticeActed {
 		return p.sendChange(ctx, changeEvent(n, p.o))
 	}
@@ -98,7 +117,7 @@ func (p *PagerDuty) sendChange(ctx context.Context, e pagerduty.ChangeEvent) err
 
 // send calls PagerDuty by its library.
 func (p *PagerDuty) send(ctx context.Context, doing string, call func(context.Context, *pagerduty.Client) error) error {
-	e := &pagerDutyExchange{client: p.o.HTTP, hide: strings.NewReplacer(p.o.RoutingKey, "…", p.o.ChangeRoutingKey, "…")}
+	e := &pagerDutyExchange{client: p.o.HTTP, hide: strings.NewReplacer(p.o.RoutingKey, "…", p.o.ChangeRoutingKey, "…", cmp.Or(p.o.DrillRoutingKey, p.o.RoutingKey), "…")}
 	client := pagerduty.NewClient("", pagerduty.WithV2EventsAPIEndpoint(strings.TrimRight(p.o.API, "/")))
 	client.HTTPClient = e
 	return e.explain(doing, call(ctx, client))

@@ -119,6 +119,34 @@ func TestPagerDutyFollowsAnIncident(t *testing.T) {
 
 // TestPagerDutyMakesUpForWhatItMissed: an incident that it was not told of is paged by the next word of it,
 // unless somebody has it, mutes it, or it is over.
+func TestPagerDutyHearsOfDrillsByTheirOwnServiceAlone(t *testing.T) {
+	t.Parallel()
+	drilled := func(kind contract.NoticeKind) contract.Notice {
+		n := story(kind)
+		n.Audience, n.Key.Tenant = contract.Drills, "flyball-drill"
+		return n
+	}
+	server := pagerdutytest.New(t)
+	silent := pagerOf(server)
+	for _, kind := range []contract.NoticeKind{contract.NoticeOpened, contract.NoticeEscalated, contract.NoticeReminder, contract.NoticeActed, contract.NoticeReport, contract.NoticeClosed} {
+		require.NoError(t, silent.Post(t.Context(), drilled(kind)))
+	}
+	require.Empty(t, server.Incidents(), "it has no service for drills")
+
+	o := PagerDutyOptions{RoutingKey: "wakes", ChangeRoutingKey: "shows", DrillRoutingKey: "drills"}
+	require.Equal(t, "drills", alertEvent(drilled(contract.NoticeOpened), pagerTrigger, o).RoutingKey)
+	require.Equal(t, "drills", o.changeKey(drilled(contract.NoticeActed)))
+	require.Equal(t, "wakes", alertEvent(story(contract.NoticeOpened), pagerTrigger, o).RoutingKey)
+
+	own := NewPagerDuty(PagerDutyOptions{RoutingKey: "wakes", DrillRoutingKey: pagerdutytest.RoutingKey, API: server.URL})
+	require.NoError(t, own.Post(t.Context(), drilled(contract.NoticeOpened)))
+	require.Len(t, server.Incidents(), 1)
+	report := drilled(contract.NoticeReport)
+	report.ID, report.Incident, report.State = "drill/flyball-drill/1", "drill/flyball-drill/1", nil
+	require.NoError(t, own.Post(t.Context(), report))
+	require.Len(t, server.Incidents(), 1, "a drill's report is no alert: nothing would resolve it")
+}
+
 func TestPagerDutyMakesUpForWhatItMissed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

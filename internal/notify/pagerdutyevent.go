@@ -83,7 +83,7 @@ func dedupKey(incident string) string {
 
 // alertEvent is the event of a notice. It depends on nothing but the notice: sent twice, it is the same event.
 func alertEvent(n contract.Notice, action string, o PagerDutyOptions) *pagerduty.V2Event {
-	e := &pagerduty.V2Event{RoutingKey: o.RoutingKey, Action: action, DedupKey: dedupKey(n.Incident)}
+	e := &pagerduty.V2Event{RoutingKey: o.alertKey(n), Action: action, DedupKey: dedupKey(n.Incident)}
 	if action != pagerTrigger {
 		return e
 	}
@@ -250,7 +250,7 @@ func changeEvent(n contract.Notice, o PagerDutyOptions) pagerduty.ChangeEvent {
 		d.set("reason", s.Reason)
 	}
 	return pagerduty.ChangeEvent{
-		RoutingKey: o.ChangeRoutingKey, Links: linksOf(n, o.Links),
+		RoutingKey: o.changeKey(n), Links: linksOf(n, o.Links),
 		Payload: pagerduty.ChangeEventPayload{
 			Summary: titled(n.Title, n.Incident), Source: cut(inert(n.Key.String()), maxSource),
 			Timestamp: n.At.UTC().Format(time.RFC3339Nano), CustomDetails: d,

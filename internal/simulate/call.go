@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"hash/fnv"
@@ -179,7 +180,14 @@ func (r *Request) serve(a routing.Answer, disturb func(m *model) disturbance) (S
 	w := r.Workload
 	d := disturb(m)
 	output := min(w.MaxOutput, max(1, int64(w.Output.at(r.luck.output)*m.verbosity)))
-	output = r.inflate(m, output, d.cost)
+	if w.Whole && d.cost != 1 {
+		longer := *r
+		longer.prompt = max(1, int64(math.Round(float64(r.prompt)*d.cost)))
+		longer.cacheRead, longer.cacheWrite = int64(float64(r.cacheRead)*d.cost), int64(float64(r.cacheWrite)*d.cost)
+		r, output = &longer, max(1, int64(math.Round(float64(output)*d.cost)))
+	} else {
+		output = r.inflate(m, output, d.cost)
+	}
 
 	ttft := lognormal{m.ttft, 0.25}.at(r.luck.ttft)
 	seconds := ttft + float64(output)/lognormal{m.velocity, 0.12}.at(r.luck.velocity)
@@ -197,7 +205,7 @@ func (r *Request) serve(a routing.Answer, disturb func(m *model) disturbance) (S
 	return span, Score{
 		ID: "judge-" + r.SpanID, TraceID: r.TraceID, SpanID: r.SpanID, TenantID: w.Tenant.ID,
 		Model: r.RequestedModel, PromptTemplate: w.Template, Arm: a.Arm,
-		Evaluator: Evaluator, EvaluatorVersion: "v2", Kind: "judge",
+		Evaluator: cmp.Or(w.Evaluator, Evaluator), EvaluatorVersion: "v2", Kind: "judge",
 		Score:      math.Round(unit(truth+judgeSpread*r.luck.judge)*1000) / 1000,
 		Confidence: math.Round((0.8+0.19*r.luck.confidence)*100) / 100,
 		Timestamp:  judged.UTC().Truncate(time.Millisecond),

@@ -68,9 +68,7 @@ func (s *Simulator) inject(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "bad_request", fmt.Errorf("for: %q is not a duration like 5m", o.For))
 		return
 	}
-	s.mu.Lock()
-	fault, err := s.world.Inject(Fault{Kind: o.Kind, Tenant: o.Tenant, Model: o.Model, Factor: o.Factor, Quality: o.Quality}, lifetime, time.Now())
-	s.mu.Unlock()
+	fault, err := s.Inject(Fault{Kind: o.Kind, Tenant: o.Tenant, Model: o.Model, Factor: o.Factor, Quality: o.Quality}, lifetime)
 	if err != nil {
 		refuse(w, http.StatusUnprocessableEntity, "impossible", err)
 		return

@@ -32,8 +32,21 @@ type Batch struct {
 // allowance pays for. A bucket's content depends on the seed, the workload and the bucket only, so a
 // second load within the memory of span ids adds nothing twice.
 func History(seed uint64, workloads []Workload, now time.Time) iter.Seq[Batch] {
+	return batches(seed, workloads, now, historyBuckets(workloads, now))
+}
+
+// recent yields the given number of whole buckets before now, and the one that now lies in.
+func recent(seed uint64, workloads []Workload, now time.Time, buckets int) iter.Seq[Batch] {
+	var starts []time.Time
+	for n := buckets; n >= 0; n-- {
+		starts = append(starts, now.UTC().Truncate(bucket).Add(-time.Duration(n)*bucket))
+	}
+	return batches(seed, workloads, now, starts)
+}
+
+func batches(seed uint64, workloads []Workload, now time.Time, starts []time.Time) iter.Seq[Batch] {
 	return func(yield func(Batch) bool) {
-		for _, start := range historyBuckets(workloads, now) {
+		for _, start := range starts {
 			var b Batch
 			for i := range workloads {
 				b.add(seed, &workloads[i], start, now)

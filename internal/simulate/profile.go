@@ -49,6 +49,8 @@ type Workload struct {
 	Output     lognormal // tokens of a model of verbosity 1
 	MaxOutput  int64
 	Complexity float64
+	Evaluator  string // that scores its calls; empty: the demo's judge
+	Whole      bool   // a cost fault makes question and answer longer alike; else the model rambles
 }
 
 // model is what a provider offers. Prices are relative to each other and serve only to size a cost
@@ -100,13 +102,37 @@ func Demo() []Workload {
 	bank := &Tenant{"acme_bank", StandardValue, map[string]string{"team": "legal", "cost-center": "cc-11"}}
 	batch := &Tenant{"datamill", BatchValue, map[string]string{"team": "pipelines", "cost-center": "cc-4"}}
 	return []Workload{
-		{org42, "claude-3-opus", "rag-v3.2", "support", 4.0, 896, 0.70, lognormal{600, 0.60}, lognormal{180, 0.50}, 2048, 1.2},
-		{org42, "claude-3-haiku", "triage-v1.4", "classification", 1.0, 512, 0.80, lognormal{180, 0.50}, lognormal{40, 0.40}, 256, 0.5},
-		{org7, "gpt-4o", "assistant-v5.0", "chat", 1.0, 640, 0.70, lognormal{450, 0.70}, lognormal{220, 0.60}, 2048, 1.0},
-		{org7, "gpt-4o-mini", "summary-v2.3", "summarization", 1.2, 1536, 0.75, lognormal{1000, 0.60}, lognormal{160, 0.40}, 1024, 0.7},
-		{bank, "claude-3-sonnet", "contract-v2.1", "extraction", 1.0, 2304, 0.75, lognormal{1900, 0.60}, lognormal{300, 0.45}, 2048, 1.8},
-		{batch, "claude-3-haiku", "enrich-v0.9", "extraction", 1.0, 512, 0.85, lognormal{380, 0.50}, lognormal{110, 0.45}, 512, 0.6},
+		{org42, "claude-3-opus", "rag-v3.2", "support", 4.0, 896, 0.70, lognormal{600, 0.60}, lognormal{180, 0.50}, 2048, 1.2, "", false},
+		{org42, "claude-3-haiku", "triage-v1.4", "classification", 1.0, 512, 0.80, lognormal{180, 0.50}, lognormal{40, 0.40}, 256, 0.5, "", false},
+		{org7, "gpt-4o", "assistant-v5.0", "chat", 1.0, 640, 0.70, lognormal{450, 0.70}, lognormal{220, 0.60}, 2048, 1.0, "", false},
+		{org7, "gpt-4o-mini", "summary-v2.3", "summarization", 1.2, 1536, 0.75, lognormal{1000, 0.60}, lognormal{160, 0.40}, 1024, 0.7, "", false},
+		{bank, "claude-3-sonnet", "contract-v2.1", "extraction", 1.0, 2304, 0.75, lognormal{1900, 0.60}, lognormal{300, 0.45}, 2048, 1.8, "", false},
+		{batch, "claude-3-haiku", "enrich-v0.9", "extraction", 1.0, 512, 0.85, lognormal{380, 0.50}, lognormal{110, 0.45}, 512, 0.6, "", false},
 	}
+}
+
+// Drill is the traffic of a drill: short calls, so that one that costs ten times as much is complete in seconds, and
+// whole ones: a model that rambles changes the completion ratio too, which is judged over a quarter of an hour and so
+// outlasts its fault by one. Its scores are its own evaluator's: how far a deployment's
+// judge can be relied on is no part of what a drill asks.
+func Drill(tenant, model string, rate float64) Workload {
+	return Workload{
+		Tenant: &Tenant{tenant, StandardValue, map[string]string{"flyball": "drill"}},
+		Model:  model, Template: "drill-v1", Task: "drill", Rate: rate,
+		Prompt: lognormal{80, 0.40}, Output: lognormal{12, 0.40}, MaxOutput: 256, Complexity: 1, Evaluator: DrillEvaluator, Whole: true,
+	}
+}
+
+// DrillEvaluator scores the calls of drills.
+const DrillEvaluator = "flyball-drill"
+
+// Models are the names of those that calls can ask for and be routed to.
+func Models() []string {
+	names := make([]string, len(models))
+	for i, m := range models {
+		names[i] = m.name
+	}
+	return names
 }
 
 // The working day moves the rates by ± dailySwing about their mean, highest at peakHour UTC.

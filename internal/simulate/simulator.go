@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -26,9 +27,12 @@ import (
 type Options struct {
 	Ingest    string // address of the ingest API
 	Decide    string // address of the decision API
+	Token     string // of both, trusted for all tenants; empty where they are open, on loopback
 	Seed      uint64
-	Workloads []Workload // Demo() unless a test wants others
-	Logger    *slog.Logger
+	Workloads []Workload // Demo() unless others are wanted
+	// Scored is the share of the calls that is scored at the least, whatever sampling.yaml says; 0: as it says.
+	Scored float64
+	Logger *slog.Logger
 }
 
 // Stats count what the simulator did since it started.
@@ -188,14 +192,15 @@ func (s *Simulator) ask(ctx context.Context, r *Request) verdict {
 		return verdict{answer: r.direct(), undecided: true, scored: r.sampled()}
 	}
 	var sampling struct {
-		Sampled bool `json:"sampled"`
+		Sampled bool    `json:"sampled"`
+		Rate    float64 `json:"rate"`
 	}
 	query := url.Values{"tenant": {w.Tenant.ID}, "model": {r.RequestedModel}, "trace_id": {r.TraceID}}
 	if err := s.call(ctx, http.MethodGet, "/v1/sampling?"+query.Encode(), nil, &sampling); err != nil {
 		s.Logger.DebugContext(ctx, "A call is sampled by its class", "tenant", w.Tenant.ID, "model", r.RequestedModel, "err", err)
 		sampling.Sampled = r.sampled()
 	}
-	v.scored = sampling.Sampled
+	v.scored = sampling.Sampled || sampling.Rate < s.Scored && r.luck.sample < s.Scored
 	return v
 }
 
@@ -212,6 +217,9 @@ func (s *Simulator) call(ctx context.Context, method, path string, in, out any) 
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(s.Decide, "/")+path, body)
 	if err != nil {
 		return fmt.Errorf("making the question: %w", err)
+	}
+	if s.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+s.Token)
 	}
 	resp, err := s.http.Do(req)
 	if err != nil {
@@ -252,7 +260,7 @@ func (s *Simulator) queue(spans []Span, scores []Score) {
 
 // deliver sends what is in the outbox until ctx ends.
 func (s *Simulator) deliver(ctx context.Context) error {
-	client := &replay.Client{URL: s.Ingest, HTTP: &http.Client{Transport: s.http.Transport, Timeout: time.Minute}}
+	client := s.client()
 	for {
 		select {
 		case <-ctx.Done():
@@ -301,13 +309,28 @@ func (s *Simulator) send(ctx context.Context, client *replay.Client, spans, scor
 	return total, nil
 }
 
+// client sends to the ingest API.
+func (s *Simulator) client() *replay.Client {
+	return &replay.Client{URL: s.Ingest, Token: s.Token, HTTP: &http.Client{Transport: s.http.Transport, Timeout: time.Minute}}
+}
+
 // SeedHistory sends the week before now, so that baselines exist, and returns when all of it has been
 // acknowledged. It waits for an ingest API that is not up yet, and may run beside Run.
 func (s *Simulator) SeedHistory(ctx context.Context, now time.Time) error {
+	return s.seed(ctx, History(s.Seed, s.Workloads, now))
+}
+
+// SeedRecent is SeedHistory of the given number of whole quarters of an hour before now, and of the one that now
+// lies in, for a key that has no past yet.
+func (s *Simulator) SeedRecent(ctx context.Context, now time.Time, buckets int) error {
+	return s.seed(ctx, recent(s.Seed, s.Workloads, now, buckets))
+}
+
+func (s *Simulator) seed(ctx context.Context, history iter.Seq[Batch]) error {
 	began := time.Now()
-	client := &replay.Client{URL: s.Ingest, HTTP: &http.Client{Transport: s.http.Transport, Timeout: time.Minute}}
+	client := s.client()
 	spans, scores, refused := 0, 0, 0
-	for batch := range History(s.Seed, s.Workloads, now) {
+	for batch := range history {
 		n, err := s.send(ctx, client, encode(batch.Spans), encode(batch.Scores))
 		if err != nil {
 			return fmt.Errorf("sending the history: %w", err)
@@ -319,6 +342,22 @@ func (s *Simulator) SeedHistory(ctx context.Context, now time.Time) error {
 	}
 	s.Logger.InfoContext(ctx, "The history is in", "spans", spans, "scores", scores, "took", time.Since(began).Round(time.Millisecond))
 	return nil
+}
+
+// Inject starts a fault now, for lifetime.
+func (s *Simulator) Inject(f Fault, lifetime time.Duration) (Fault, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.world.Inject(f, lifetime, time.Now())
+}
+
+// Heal ends every fault.
+func (s *Simulator) Heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.world.Faults(time.Now()) {
+		s.world.Stop(f.ID)
+	}
 }
 
 func encode[T any](records []T) []json.RawMessage {

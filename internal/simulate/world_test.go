@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"encoding/json"
 	"math"
 	"slices"
 	"sync"
@@ -212,6 +213,29 @@ func TestCostFaultIsExactOnEveryCall(t *testing.T) {
 		require.InDelta(t, factor*before, after, token/2+0.001*factor*before)
 		require.Equal(t, healthy.SpanID, faulty.SpanID)
 	})
+}
+
+func TestADrillsCostFaultLeavesTheCompletionRatioAlone(t *testing.T) {
+	t.Parallel()
+	workload := Drill("flyball-drill", "claude-3-sonnet", 5)
+	source := newSource(1, &workload, noon)
+	for range 100 {
+		r := source.request(noon)
+		tokens := func(d disturbance) (in, out float64, s Score) {
+			span, score := r.serve(routing.Answer{Model: "claude-3-sonnet"}, func(*model) disturbance { return d })
+			var u struct {
+				Input  float64 `json:"input_tokens"`
+				Output float64 `json:"output_tokens"`
+			}
+			require.NoError(t, json.Unmarshal(span.Usage, &u))
+			return u.Input, u.Output, score
+		}
+		in, out, score := tokens(disturbance{1, 1})
+		faultyIn, faultyOut, faulty := tokens(disturbance{10, 0.8})
+		require.Equal(t, []float64{10 * in, 10 * out}, []float64{faultyIn, faultyOut})
+		require.Less(t, faulty.Score, score.Score)
+		require.Equal(t, DrillEvaluator, score.Evaluator)
+	}
 }
 
 func TestFaultsStrikeTheServedModelOnly(t *testing.T) {

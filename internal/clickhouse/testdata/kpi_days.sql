@@ -21,7 +21,7 @@ FROM (
   SELECT
     toDateTime(0, 'UTC') AS at, tenant_id, provider, requests, unpriced, incomplete, reported, uncached_input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, cost_pico_usd, reported_pico_usd, complexity_milli, velocity_tokens, velocity_ms
   FROM kpi_1d
-  WHERE day >= toDate({from0:DateTime('UTC')}) AND day < toDate({to0:DateTime('UTC')})
+  WHERE day >= toDate({from0:DateTime('UTC')}) AND day < toDate({to0:DateTime('UTC')}) AND NOT (tenant_id = 'flyball-drill' OR startsWith(tenant_id, 'flyball-drill-'))
 )
 GROUP BY at, tenant_id, provider
 ORDER BY 1, 2, 3

@@ -24,22 +24,22 @@ FROM (
   SELECT
     toDateTime({origin:Int64} + intDiv(toUnixTimestamp(toDateTime(hour, 'UTC')) - {origin:Int64}, {step:Int64}) * {step:Int64}, 'UTC') AS at, model, requests, unpriced, incomplete, reported, uncached_input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, cost_pico_usd, reported_pico_usd, complexity_milli, velocity_tokens, velocity_ms, toUInt64(0) AS scored, toInt64(0) AS code_sum, CAST([], 'Array(Int16)') AS quality_codes, CAST([], 'Array(UInt64)') AS quality_counts
   FROM kpi_1h
-  WHERE hour >= {from1:DateTime('UTC')} AND hour < {to1:DateTime('UTC')}
+  WHERE hour >= {from1:DateTime('UTC')} AND hour < {to1:DateTime('UTC')} AND NOT (tenant_id = 'flyball-drill' OR startsWith(tenant_id, 'flyball-drill-'))
   UNION ALL
   SELECT
     toDateTime({origin:Int64} + intDiv(toUnixTimestamp(toDateTime(minute, 'UTC')) - {origin:Int64}, {step:Int64}) * {step:Int64}, 'UTC') AS at, model, requests, unpriced, incomplete, reported, uncached_input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, cost_pico_usd, reported_pico_usd, complexity_milli, velocity_tokens, velocity_ms, toUInt64(0) AS scored, toInt64(0) AS code_sum, CAST([], 'Array(Int16)') AS quality_codes, CAST([], 'Array(UInt64)') AS quality_counts
   FROM kpi_1m
-  WHERE minute >= {from0:DateTime('UTC')} AND minute < {to0:DateTime('UTC')}
+  WHERE minute >= {from0:DateTime('UTC')} AND minute < {to0:DateTime('UTC')} AND NOT (tenant_id = 'flyball-drill' OR startsWith(tenant_id, 'flyball-drill-'))
   UNION ALL
   SELECT
     toDateTime({origin:Int64} + intDiv(toUnixTimestamp(toDateTime(hour, 'UTC')) - {origin:Int64}, {step:Int64}) * {step:Int64}, 'UTC') AS at, model, toUInt64(0) AS requests, toUInt64(0) AS unpriced, toUInt64(0) AS incomplete, toUInt64(0) AS reported, toInt64(0) AS uncached_input_tokens, toInt64(0) AS cache_read_tokens, toInt64(0) AS cache_write_5m_tokens, toInt64(0) AS cache_write_1h_tokens, toInt64(0) AS output_tokens, toInt64(0) AS reasoning_tokens, toInt128(0) AS cost_pico_usd, toInt128(0) AS reported_pico_usd, toInt64(0) AS complexity_milli, toInt64(0) AS velocity_tokens, toInt64(0) AS velocity_ms, scored, code_sum, quality_histogram.keys AS quality_codes, quality_histogram.values AS quality_counts
   FROM quality_1h
-  WHERE hour >= {from1:DateTime('UTC')} AND hour < {to1:DateTime('UTC')} AND kind IN {quality_kinds:Array(String)}
+  WHERE hour >= {from1:DateTime('UTC')} AND hour < {to1:DateTime('UTC')} AND NOT (tenant_id = 'flyball-drill' OR startsWith(tenant_id, 'flyball-drill-')) AND kind IN {quality_kinds:Array(String)}
   UNION ALL
   SELECT
     toDateTime({origin:Int64} + intDiv(toUnixTimestamp(toDateTime(minute, 'UTC')) - {origin:Int64}, {step:Int64}) * {step:Int64}, 'UTC') AS at, model, toUInt64(0) AS requests, toUInt64(0) AS unpriced, toUInt64(0) AS incomplete, toUInt64(0) AS reported, toInt64(0) AS uncached_input_tokens, toInt64(0) AS cache_read_tokens, toInt64(0) AS cache_write_5m_tokens, toInt64(0) AS cache_write_1h_tokens, toInt64(0) AS output_tokens, toInt64(0) AS reasoning_tokens, toInt128(0) AS cost_pico_usd, toInt128(0) AS reported_pico_usd, toInt64(0) AS complexity_milli, toInt64(0) AS velocity_tokens, toInt64(0) AS velocity_ms, scored, code_sum, quality_histogram.keys AS quality_codes, quality_histogram.values AS quality_counts
   FROM quality_1m
-  WHERE minute >= {from0:DateTime('UTC')} AND minute < {to0:DateTime('UTC')} AND kind IN {quality_kinds:Array(String)}
+  WHERE minute >= {from0:DateTime('UTC')} AND minute < {to0:DateTime('UTC')} AND NOT (tenant_id = 'flyball-drill' OR startsWith(tenant_id, 'flyball-drill-')) AND kind IN {quality_kinds:Array(String)}
 )
 GROUP BY at, model
 ORDER BY 1, 2

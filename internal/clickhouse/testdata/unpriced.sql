@@ -4,7 +4,7 @@ SELECT
   min(timestamp), max(timestamp)
 FROM spans
 PREWHERE price_version = {version:String}
-WHERE timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND provider != 'flyball'
+WHERE timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND provider != 'flyball' AND NOT (tenant_id = 'flyball-drill' OR startsWith(tenant_id, 'flyball-drill-'))
 GROUP BY provider, model
 ORDER BY calls DESC, provider, model
 
