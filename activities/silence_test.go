@@ -99,7 +99,7 @@ func TestSilenceIsNotExpected(t *testing.T) {
 		for shard := range p.request.Shards {
 			p.request.Shard = shard
 			p.expect(now)
-			for k := range p.expected {
+			for k := range p.silences.Watched() {
 				watched[k]++
 			}
 		}

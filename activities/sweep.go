@@ -129,8 +129,8 @@ type sweep struct {
 	listedAt  time.Time
 	slot      time.Time // the hour of baselines
 	baselines map[usage.Key]detect.Baseline
-	expected  map[usage.Key]*expectation // the keys of which calls are to expect, all telemetry included
-	triedAt   time.Time                  // when the experiments were judged last
+	silences  detect.Silences
+	triedAt   time.Time // when the experiments were judged last
 	builtAt   time.Time
 	storedAt  time.Time // when the last of them was stored, by the store's clock
 	failedAt  time.Time // when the baselines could not be brought up to date last
