@@ -50,6 +50,7 @@ func policyCommand() *cobra.Command {
 				return testPolicies(set, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			},
 		},
+		policyBacktestCommand(),
 	)
 	return cmd
 }
