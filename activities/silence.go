@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
@@ -12,8 +11,7 @@ import (
 // expect takes from the baselines what is to expect from now on. A key is watched by the shard that its tenant
 // belongs to, and all telemetry together by the first one.
 func (s *sweep) expect(at time.Time) {
-	mine := func(tenant string) bool { return clickhouse.ShardOf(tenant, s.request.Shards) == s.request.Shard }
-	if everything, ok := s.silences.Expect(s.baselines, s.request.Tuning.Limits.Minimums.Cost, mine, at); ok {
+	if everything, ok := s.silences.Expect(s.baselines, s.request.Tuning.Limits.Minimums.Cost, s.mine, at); ok {
 		s.baselines[usage.Everything] = everything
 	}
 }
@@ -31,6 +29,6 @@ func (s *sweep) silent(ctx context.Context, observations []detect.Observation, a
 			return observations, err
 		}
 	}
-	held := func(key usage.Key) bool { return s.held[key] != nil }
+	held := func(key usage.Key) bool { return s.held[key] != nil || s.shadow != nil && s.shadow.Holds(key) }
 	return s.silences.Add(observations, calls, s.request.Shard == 0, held, at), nil
 }

@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/flyball-dev/flyball/activities"
+	"github.com/flyball-dev/flyball/internal/backtest"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/workflows"
@@ -27,6 +28,7 @@ type Store interface {
 	activities.RolloutStore
 	activities.AuditStore
 	activities.BaselineStore
+	backtest.ShadowStore
 }
 
 // Flags is where flags are kept: package redis.
@@ -35,7 +37,7 @@ type Flags interface {
 	activities.FlagEpoch
 }
 
-// Options are what a worker stands on. All fields but the last five are required.
+// Options are what a worker stands on. All fields but the last six are required.
 type Options struct {
 	Client    client.Client
 	Namespace string // that the client speaks to
@@ -50,6 +52,7 @@ type Options struct {
 	StatusPages map[string]string // provider → address of its statuspage.io summary.json; nil is StatusPages()
 	Router      activities.Router // of notices to people; nil: the log and the inbox alone
 	Rollbacks   activities.RollbackHooks
+	Shadow      func() *policy.Set // a second set, judged and never acted upon; nil: there is none
 }
 
 // StatusPages are the status pages of the providers that have a statuspage.io one.
@@ -129,7 +132,7 @@ func Register(r registry, o Options) {
 		pages = StatusPages()
 	}
 	loop := &activities.Loop{Client: o.Client, Log: o.Logger}
-	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery})
+	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery, Shadow: o.Shadow, Shadows: o.Store})
 	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Baselines: o.Store, Log: o.Logger, Poll: o.SweepEvery})
 	r.RegisterActivity(&activities.Policy{Set: o.Policies, Rollback: o.Rollbacks.Has})
 	r.RegisterActivity(&activities.Rollback{Client: &http.Client{}, Hooks: o.Rollbacks})

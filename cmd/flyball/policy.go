@@ -51,6 +51,7 @@ func policyCommand() *cobra.Command {
 			},
 		},
 		policyBacktestCommand(),
+		policyShadowCommand(),
 	)
 	return cmd
 }

@@ -68,8 +68,8 @@ func (o *verdictOptions) read() (labels backtest.Labels, ok bool, err error) {
 	return labels, true, nil
 }
 
-// print writes the report, and fails when the first set does not reach what is asked of it.
-func (o *verdictOptions) print(r backtest.Report, out io.Writer) error {
+// print writes the report, and fails when the set of the number does not reach what is asked of it.
+func (o *verdictOptions) print(r backtest.Report, of int, out io.Writer) error {
 	var err error
 	if o.asJSON {
 		err = json.NewEncoder(out).Encode(r)
@@ -79,7 +79,7 @@ func (o *verdictOptions) print(r backtest.Report, out io.Writer) error {
 	if err != nil {
 		return &exitError{exitFailed, fmt.Errorf("writing the report: %w", err)}
 	}
-	s := r.Sets[0].Score
+	s := r.Sets[of].Score
 	if s == nil {
 		return nil
 	}
@@ -238,7 +238,7 @@ func (o *backtestOptions) run(ctx context.Context, out, errs io.Writer) error {
 		report.Compare(o.grace)
 	}
 	fmt.Fprintf(errs, "%.1f key-days in %s\n", report.KeyDays, time.Since(began).Round(10*time.Millisecond))
-	return o.print(report, out)
+	return o.print(report, 0, out)
 }
 
 // sets compiles the directory and what it is compared with.

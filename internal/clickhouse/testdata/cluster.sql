@@ -104,4 +104,6 @@ DROP VIEW IF EXISTS sweep_1m_from_quality ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_quality ON CLUSTER 'prod' TO sweep_1m AS
 DROP VIEW IF EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_outcomes ON CLUSTER 'prod' TO sweep_1m AS
+CREATE TABLE IF NOT EXISTS shadow_changes ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
 
