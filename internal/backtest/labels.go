@@ -15,18 +15,41 @@ import (
 
 // Labels are a log of incidents as people know of them.
 type Labels struct {
-	Incidents []Label `yaml:"incidents"`
-	Quiet     []Label `yaml:"quiet"` // times in which nothing was wrong; none: whenever there was no incident
+	Incidents []Label
+	Quiet     []Label // times in which nothing was wrong; none: whenever there was no incident
 }
 
 // Label is one entry of the log.
 type Label struct {
-	Tenant string       `yaml:"tenant" json:"tenant"`
-	Model  string       `yaml:"model" json:"model,omitempty"` // the requested one; empty or *: any of the tenant's
-	From   time.Time    `yaml:"from" json:"from"`
-	To     time.Time    `yaml:"to" json:"to"`
-	Level  detect.Level `yaml:"level" json:"level,omitempty"` // that must be reached; empty: any
-	Note   string       `yaml:"note" json:"note,omitempty"`
+	Tenant string       `json:"tenant"`
+	Model  string       `json:"model,omitempty"` // the requested one; empty or *: any of the tenant's
+	From   time.Time    `json:"from"`
+	To     time.Time    `json:"to"`
+	Level  detect.Level `json:"level,omitempty"` // that must be reached; empty: any
+	Note   string       `json:"note,omitempty"`
+}
+
+// labelEntry is a label as it is written.
+type labelEntry struct {
+	Tenant string       `yaml:"tenant"`
+	Model  string       `yaml:"model"`
+	From   when         `yaml:"from"`
+	To     when         `yaml:"to"`
+	Level  detect.Level `yaml:"level"`
+	Note   string       `yaml:"note"`
+}
+
+// when is a time with an error that says where it stands.
+type when struct{ time.Time }
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (w *when) UnmarshalYAML(n *yaml.Node) error {
+	t, err := time.Parse(time.RFC3339, n.Value)
+	if err != nil {
+		return fmt.Errorf("line %d: %q is no time; write it as 2026-01-15T09:00:00Z", n.Line, n.Value)
+	}
+	w.Time = t.UTC()
+	return nil
 }
 
 // of reports whether the label is about the key.
@@ -53,10 +76,13 @@ func ReadLabels(r io.Reader) (Labels, error) {
 	if len(text) > maxLabelBytes {
 		return Labels{}, fmt.Errorf("the log of incidents is larger than %d MiB", maxLabelBytes>>20)
 	}
-	var labels Labels
+	var written struct {
+		Incidents []labelEntry `yaml:"incidents"`
+		Quiet     []labelEntry `yaml:"quiet"`
+	}
 	decoder := yaml.NewDecoder(strings.NewReader(string(text)))
 	decoder.KnownFields(true)
-	if err := decoder.Decode(&labels); err != nil && !errors.Is(err, io.EOF) {
+	if err := decoder.Decode(&written); err != nil && !errors.Is(err, io.EOF) {
 		return Labels{}, err
 	}
 	var lines struct {
@@ -66,23 +92,24 @@ func ReadLabels(r io.Reader) (Labels, error) {
 	if err := yaml.Unmarshal(text, &lines); err != nil {
 		return Labels{}, err
 	}
-	if len(labels.Incidents) == 0 && len(labels.Quiet) == 0 {
+	if len(written.Incidents) == 0 && len(written.Quiet) == 0 {
 		return Labels{}, errors.New("the log lists no incidents: write incidents: with tenant, model, from and to of each, or quiet: with times when nothing was wrong")
 	}
-	if n := len(labels.Incidents) + len(labels.Quiet); n > maxLabels {
+	if n := len(written.Incidents) + len(written.Quiet); n > maxLabels {
 		return Labels{}, fmt.Errorf("the log has %d entries, more than %d", n, maxLabels)
 	}
 	var wrong []error
-	check := func(list string, entries []Label, nodes []yaml.Node) {
-		for i := range entries {
-			if problem := entries[i].problem(list == "quiet"); problem != "" {
+	check := func(list string, entries []labelEntry, nodes []yaml.Node) (checked []Label) {
+		for i, e := range entries {
+			l := Label{Tenant: e.Tenant, Model: e.Model, From: e.From.Time, To: e.To.Time, Level: e.Level, Note: e.Note}
+			if problem := l.problem(list == "quiet"); problem != "" {
 				wrong = append(wrong, fmt.Errorf("line %d: %s[%d]: %s", nodes[i].Line, list, i, problem))
 			}
-			entries[i].From, entries[i].To = entries[i].From.UTC(), entries[i].To.UTC()
+			checked = append(checked, l)
 		}
+		return checked
 	}
-	check("incidents", labels.Incidents, lines.Incidents)
-	check("quiet", labels.Quiet, lines.Quiet)
+	labels := Labels{check("incidents", written.Incidents, lines.Incidents), check("quiet", written.Quiet, lines.Quiet)}
 	return labels, errors.Join(wrong...)
 }
 

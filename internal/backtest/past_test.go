@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -38,21 +39,35 @@ type live struct {
 	store  *clickhouse.Store
 	ingest *ingest.Ingest
 	front  *httptest.Server
-	db     *url.URL
+	exec   func(sql string)
 	world  *simulate.World
+}
+
+// openStore is a migrated store on an engine of its own, and what runs SQL in it that no role of the product runs.
+func openStore(t testing.TB) (store *clickhouse.Store, exec func(sql string)) {
+	t.Helper()
+	at, user, password := chservetest.Start(t)
+	store, err := clickhouse.Open(t.Context(), clickhouse.Options{URL: at, User: user, Password: password, Database: "flyball"})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = store.Close() })
+	require.NoError(t, store.Migrate(t.Context()))
+	db, err := url.Parse(at)
+	require.NoError(t, err)
+	db.User, db.RawQuery = url.UserPassword(user, password), "database=flyball"
+	return store, func(sql string) {
+		t.Helper()
+		response, err := http.Post(db.String(), "text/plain", strings.NewReader(sql))
+		require.NoError(t, err)
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		require.Equal(t, http.StatusOK, response.StatusCode, string(body))
+	}
 }
 
 func newLive(t *testing.T, start time.Time) *live {
 	t.Helper()
-	at, user, password := chservetest.Start(t)
-	db, err := url.Parse(at)
-	require.NoError(t, err)
-	db.User = url.UserPassword(user, password)
-	l := &live{t: t, db: db, world: simulate.NewWorld(7, simulate.Demo(), start)}
-	l.store, err = clickhouse.Open(t.Context(), clickhouse.Options{URL: at, User: user, Password: password, Database: "flyball"})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = l.store.Close() })
-	require.NoError(t, l.store.Migrate(t.Context()))
+	l := &live{t: t, world: simulate.NewWorld(7, simulate.Demo(), start)}
+	l.store, l.exec = openStore(t)
 	prices, err := book.Default()
 	require.NoError(t, err)
 	l.ingest, err = ingest.Open(ingest.Options{Dir: t.TempDir(), Sink: l.store, Book: prices, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
@@ -64,19 +79,6 @@ func newLive(t *testing.T, start time.Time) *live {
 	l.front = httptest.NewServer(l.ingest.Handler())
 	t.Cleanup(l.front.Close)
 	return l
-}
-
-// exec runs SQL that no role of the product runs.
-func (l *live) exec(sql string) {
-	l.t.Helper()
-	at := *l.db
-	at.RawQuery = "database=flyball"
-	response, err := http.Post(at.String(), "text/plain", strings.NewReader(sql))
-	require.NoError(l.t, err)
-	defer response.Body.Close()
-	var body bytes.Buffer
-	_, _ = body.ReadFrom(response.Body)
-	require.Equal(l.t, http.StatusOK, response.StatusCode, body.String())
 }
 
 // simulate has the world go on until now; every fifth call is treated and every tenth held back, as under a flag.

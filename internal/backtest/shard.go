@@ -110,7 +110,7 @@ func (s *shard) tick(b batch) {
 			s.entry(usage.Key{Tenant: a.Key.Tenant, Model: usage.AnyModel}, at).rolling.Add(a)
 		}
 	}
-	s.observe(b, at, turned || detect.PaceTurns(s.before, at))
+	s.observe(b, at, detect.PaceTurns(s.before, at))
 	s.judge(b.now, at)
 	s.before = at
 }
@@ -137,9 +137,9 @@ func (s *shard) observe(b batch, at time.Time, pace bool) {
 		}
 		kept := s.order[kind][:0]
 		for _, e := range s.order[kind] {
-			if e.fresh || pace || !e.boring || s.o.Observed != nil || s.held(e.rolling.Key()) {
+			e.fresh = e.fresh || pace && e.rolling.Spends()
+			if e.fresh || !e.boring || s.o.Observed != nil || s.held(e.rolling.Key()) {
 				e.seen, e.ok = e.rolling.Observe(at)
-				e.fresh = e.fresh || pace
 			}
 			if !e.ok && e.rolling.Idle() {
 				delete(s.entries, e.rolling.Key())

@@ -197,6 +197,9 @@ func (r *Rolling) Observe(watermark time.Time) (o Observation, ok bool) {
 	return o, true
 }
 
+// Spends reports whether anything has been spent in the minute of the watermark, so that the pace of it counts.
+func (r *Rolling) Spends() bool { return r.ring[r.current%longest].spend != 0 }
+
 // PaceTurns reports whether the pace of spending comes to count between two watermarks of one minute: facts may
 // then rise though nothing has arrived.
 func PaceTurns(before, now time.Time) bool {
