@@ -1,6 +1,7 @@
 package backtest_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -102,6 +103,54 @@ func benchArrivals(random *rand.Rand, keys []usage.Key, at time.Time, calls floa
 		all = append(all, a)
 	}
 	return all
+}
+
+// nowhere keeps nothing of shadow mode.
+type nowhere struct{}
+
+func (nowhere) RecordShadow(context.Context, []clickhouse.ShadowRow) error { return nil }
+
+func (nowhere) ShadowStates(context.Context) ([]clickhouse.ShadowRow, error) { return nil, nil }
+
+// BenchmarkShadow measures what shadow mode adds to a tick of 10,000 keys, one in a thousand of which costs three times its
+// baseline: the live set's verdicts are taken as they are, and the second set is the shipped one too.
+func BenchmarkShadow(b *testing.B) {
+	set := shippedSet(b)
+	tuning := contract.NewTuning(1)
+	keys := benchKeys(10_000)
+	baselines := usualBaselines(keys...)
+	var facts []detect.Facts
+	var verdicts []detect.Verdict
+	for i, k := range keys {
+		o := detect.Observation{Key: k, Whole: detect.Volume{Requests: 900}}
+		for w := range o.Windows {
+			o.Windows[w] = detect.Window{CostN: 300, LnCost: baselines[k].LnCost, QualityN: 100, Quality: 0.8}
+			if i%1000 == 7 {
+				o.Windows[w].LnCost++
+				o.Windows[w].Quality = 0.6
+			}
+		}
+		f := detect.Assemble(o, baselines[k], tuning.Limits.Minimums, detect.None)
+		v, err := set.Alert(f)
+		require.NoError(b, err)
+		facts, verdicts = append(facts, f), append(verdicts, v)
+	}
+	shadow := backtest.NewShadow(nowhere{}, tuning, func(string) bool { return true }, true)
+	now := begin
+	began, ticks := cpuTime(), 0
+	for b.Loop() {
+		now = now.Add(5 * time.Second)
+		require.NoError(b, shadow.Begin(b.Context(), set, set, now))
+		for i, k := range keys {
+			base := baselines[k]
+			shadow.See(backtest.Seen{Key: k, Facts: &facts[i], Calls: 900, Baseline: &base, Watch: now, Now: now}, &verdicts[i])
+		}
+		require.NoError(b, shadow.End(b.Context()))
+		ticks++
+	}
+	require.Zero(b, shadow.Failed)
+	b.ReportMetric(float64((cpuTime()-began).Microseconds())/1000/float64(ticks), "cpu-ms/tick")
+	b.ReportMetric(0, "ns/op")
 }
 
 // BenchmarkStored measures a whole backtest over stored telemetry: the engine's reading and gathering, the way to here,

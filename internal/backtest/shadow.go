@@ -148,9 +148,11 @@ func (s *Shadow) See(seen Seen, live *detect.Verdict) {
 	if live != nil {
 		s.failed(s.courses[LiveSet].Hear(s.live, seen, *live), seen.Now)
 	}
-	facts := *seen.Facts
-	seen.Facts = &facts
-	s.failed(s.courses[ShadowSet].Judge(s.set, seen), seen.Now)
+	if course := s.courses[ShadowSet]; course.Holds(seen.Key) || detect.Candidate(*seen.Facts) {
+		facts := *seen.Facts
+		seen.Facts = &facts
+		s.failed(course.Judge(s.set, seen), seen.Now)
+	}
 }
 
 // Holds reports whether the second set holds an alert of the key.

@@ -106,12 +106,12 @@ func (r *Rolling) Add(a *Arrival) {
 		}
 		a.Costs, a.Scores = room(a.Costs, &m.nCosts[arm]), room(a.Scores, &m.nScores[arm])
 		m.costs, m.scores = append(m.costs, a.Costs...), append(m.scores, a.Scores...)
-		for w, length := range Windows {
-			if back < int64(length) {
-				r.costs.add(w, a.Costs, 1)
-				r.scores.add(w, a.Scores, 1)
-			}
+		shortest := 0
+		for back >= int64(Windows[shortest]) {
+			shortest++
 		}
+		r.costs.add(shortest, a.Costs)
+		r.scores.add(shortest, a.Scores)
 	}
 	m.add(&of, 1)
 	r.whole.add(&of, 1)
@@ -140,12 +140,12 @@ func (r *Rolling) Advance(watermark time.Time) {
 		for w, length := range Windows {
 			if length < longest {
 				if m := &r.ring[(r.current-int64(length)+longest)%longest]; m.rows > 0 {
-					r.costs.add(w, m.costs, -1)
-					r.scores.add(w, m.scores, -1)
+					r.costs.remove(w, m.costs)
+					r.scores.remove(w, m.scores)
 				}
 			} else if gone.rows > 0 {
-				r.costs.add(w, gone.costs, -1)
-				r.scores.add(w, gone.scores, -1)
+				r.costs.remove(w, gone.costs)
+				r.scores.remove(w, gone.scores)
 			}
 		}
 		r.recent.add(&r.ring[(r.current-recent+longest)%longest].sums, -1)
@@ -216,17 +216,35 @@ type histogram struct {
 	below  [len(Windows)]int32 // how many are less than that
 }
 
-func (h *histogram) add(w int, codes []int16, by int32) {
-	h.n[w] += int(by) * len(codes)
+// add counts codes in the shortest window that they lie in, and in all longer ones.
+func (h *histogram) add(shortest int, codes []int16) {
 	for _, code := range codes {
 		i := int(code) - h.from
 		if i < 0 || i >= len(h.counts) {
 			h.grow(int(code))
 			i = int(code) - h.from
 		}
-		h.counts[i][w] += by
+		count := &h.counts[i]
+		for w := shortest; w < len(Windows); w++ {
+			count[w]++
+			if i < h.at[w] {
+				h.below[w]++
+			}
+		}
+	}
+	for w := shortest; w < len(Windows); w++ {
+		h.n[w] += len(codes)
+	}
+}
+
+// remove takes codes out of one window.
+func (h *histogram) remove(w int, codes []int16) {
+	h.n[w] -= len(codes)
+	for _, code := range codes {
+		i := int(code) - h.from
+		h.counts[i][w]--
 		if i < h.at[w] {
-			h.below[w] += by
+			h.below[w]--
 		}
 	}
 }
