@@ -161,7 +161,7 @@ func BenchmarkStored(b *testing.B) {
 		b.Skip("set FLYBALL_BENCH=1 to measure")
 	}
 	set := shippedSet(b)
-	for _, c := range []struct{ keys, days int }{{200, 4}, {1000, 1}} {
+	for _, c := range []struct{ keys, days int }{{50, 1}, {500, 1}} {
 		b.Run(fmt.Sprintf("keys=%d/days=%d", c.keys, c.days), func(b *testing.B) {
 			store, exec := openStore(b)
 			from := time.Now().UTC().Truncate(time.Hour).Add(-time.Duration(c.days) * 24 * time.Hour)
