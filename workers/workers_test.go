@@ -96,7 +96,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 	hooks := activities.RollbackHooks{{Service: "support-bot"}}
-	b := registered(t, Options{SweepEvery: time.Second, Router: router{}, Rollbacks: hooks})
+	b := registered(t, Options{SweepEvery: time.Second, Router: router{}, Rollbacks: hooks, Shadow: func() *policy.Set { return nil }})
 	require.Len(t, b.structs, 8)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
