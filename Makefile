@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert bench-evaluate bench-policy clean
+.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert bench-evaluate bench-policy bench-backtest clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ bench-sweep: engine ## Measure a tick of the sweep and its memory at 1,000, 10,0
 bench-query: engine ## Measure dashboard queries and compaction at the shape of 10 million calls a day
 	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Query -benchtime 200x -timeout 30m
 	FLYBALL_BENCH=1 go test ./internal/clickhouse -run '^$$' -bench Compact -benchtime 1x -timeout 30m
+
+bench-backtest: engine ## Measure a backtest in key-days a second: the core alone, and over stored telemetry on the real engine
+	go test ./internal/backtest -run '^$$' -bench Core -benchtime 3x
+	FLYBALL_BENCH=1 go test ./internal/backtest -run '^$$' -bench Stored -benchtime 1x -timeout 30m
 
 bench-alert: engine ## Measure detection on the real stack over 100 injections of each fault (FLYBALL_BENCH_N), what an idle Flyball takes, and actions of Temporal
 	FLYBALL_BENCH=alert go test -tags e2e -count 1 -timeout 90m -v -run Bench ./tests/e2e/...

@@ -76,7 +76,7 @@ const (
 // observe notes a key that this tick has judged. One whose telemetry says nothing is not: no data is neither
 // well nor ill. Nor is a drill's: a fault that was made up joins no storm, makes none, and says nothing of a provider.
 func (s *storms) observe(f detect.Finding) {
-	if contract.IsDrill(f.Key.Tenant) {
+	if usage.IsDrill(f.Key.Tenant) {
 		return
 	}
 	found := up(f.Verdict.Level)

@@ -213,7 +213,7 @@ func TestDrillsJoinNoStormAndMakeNone(t *testing.T) {
 	require.Equal(t, map[string]int{"": 12}, groupsOf(p.see(t, 0, append(each(keys, well), each(drills, ill)...)...)), "they make none")
 	heard := p.see(t, time.Minute, append(each(keys, ill), each(drills, ill)...)...)
 	for _, m := range heard {
-		require.Equal(t, contract.IsDrill(m.key.Tenant), m.group == "", "%s: %q: they join none", m.key, m.group)
+		require.Equal(t, usage.IsDrill(m.key.Tenant), m.group == "", "%s: %q: they join none", m.key, m.group)
 	}
 	require.NotEmpty(t, heard)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flyball-dev/flyball/internal/alert"
+	"github.com/flyball-dev/flyball/internal/backtest"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
@@ -55,6 +56,11 @@ type Sweeper struct {
 	Flags FlagEpoch
 	Log   *slog.Logger
 	Every time.Duration // between two ticks; zero is five seconds
+
+	// Shadow is a second policy set that is judged beside the one in force and acts on nothing; nil: there is none. What it
+	// finds is kept in the store of shadows.
+	Shadow  func() *policy.Set
+	Shadows backtest.ShadowStore
 }
 
 // reaffirmAtMost is the longest time between two messages to an open loop, NONE included: it must hear
@@ -78,7 +84,7 @@ const tellers = 16
 // SweepKeys ticks for WatchFor. A tick that fails is logged and counted, and the next one tries again:
 // a store that is away must not end the sweep. What cannot be told is told again at the next tick.
 func (s *Sweeper) SweepKeys(ctx context.Context, r contract.SweepRequest) (contract.SweepReport, error) {
-	sweep := &sweep{Sweeper: s, request: r, held: map[usage.Key]*held{}}
+	sweep := newSweep(s, r)
 	every := s.Every
 	if every == 0 {
 		every = heartbeatEvery
@@ -119,6 +125,20 @@ func (s *Sweeper) SweepKeys(ctx context.Context, r contract.SweepRequest) (contr
 	}
 }
 
+// newSweep begins a round of ticks.
+func newSweep(s *Sweeper, r contract.SweepRequest) *sweep {
+	round := &sweep{Sweeper: s, request: r, held: map[usage.Key]*held{}}
+	if s.Shadow != nil {
+		round.shadow = backtest.NewShadow(s.Shadows, r.Tuning, round.mine, r.Shard == 0)
+	}
+	return round
+}
+
+// mine reports whether the tenant's keys are of this shard.
+func (s *sweep) mine(tenant string) bool {
+	return clickhouse.ShardOf(tenant, s.request.Shards) == s.request.Shard
+}
+
 // sweep is one round of ticks over a shard.
 type sweep struct {
 	*Sweeper
@@ -129,14 +149,15 @@ type sweep struct {
 	listedAt  time.Time
 	slot      time.Time // the hour of baselines
 	baselines map[usage.Key]detect.Baseline
-	expected  map[usage.Key]*expectation // the keys of which calls are to expect, all telemetry included
-	triedAt   time.Time                  // when the experiments were judged last
+	silences  detect.Silences
+	triedAt   time.Time // when the experiments were judged last
 	builtAt   time.Time
 	storedAt  time.Time // when the last of them was stored, by the store's clock
 	failedAt  time.Time // when the baselines could not be brought up to date last
 	epoch     string    // of the store of flags, as last read
 	lacking   bool      // an observed key has traffic enough to be judged, and no baseline
 	storms    storms
+	shadow    *backtest.Shadow // nil: no second set is judged
 }
 
 // held is what the loop of a key was last told.
@@ -176,7 +197,9 @@ func (s *sweep) tick(ctx context.Context, now time.Time) error {
 		}
 		observations, blind = append(observations, experiments...), errors.Join(blind, err)
 	}
+	s.beginShadow(ctx, now)
 	findings, unjudged := s.judge(observations, at, now)
+	s.endShadow(ctx)
 	s.report.Ticks++
 	s.report.LastTick = now
 	messages, ungrouped := s.group(ctx, findings, now)
@@ -331,6 +354,7 @@ func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]d
 				if unjudged++; first == nil {
 					first = fmt.Errorf("judging %s: %w", o.Key, err)
 				}
+				s.seeShadow(o, &baseline, &facts, nil, at, now)
 				continue
 			}
 			f.Verdict = verdict
@@ -338,6 +362,7 @@ func (s *sweep) judge(observations []detect.Observation, at, now time.Time) ([]d
 		if experiment && f.Verdict.Level == detect.Page { // whatever a policy says
 			f.Verdict.Level = detect.Investigate
 		}
+		s.seeShadow(o, &baseline, &facts, &f.Verdict, at, now)
 		if f.Verdict.Level == detect.Inconclusive && facts.CallsKnown && facts.Calls == 0 {
 			continue
 		}

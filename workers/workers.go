@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/worker"
 
 	"github.com/flyball-dev/flyball/activities"
+	"github.com/flyball-dev/flyball/internal/backtest"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/drill"
 	"github.com/flyball-dev/flyball/internal/policy"
@@ -29,6 +30,7 @@ type Store interface {
 	activities.AuditStore
 	activities.BaselineStore
 	activities.LedgerStore
+	backtest.ShadowStore
 }
 
 // Flags is where flags are kept: package redis.
@@ -53,6 +55,7 @@ type Options struct {
 	Router      activities.Router // of notices to people; nil: the log and the inbox alone
 	Rollbacks   activities.RollbackHooks
 	Drills      Drills
+	Shadow      func() *policy.Set // a second set, judged and never acted upon; nil: there is none
 }
 
 // Drills say where the calls of drills are sent.
@@ -138,7 +141,7 @@ func Register(r registry, o Options) {
 		pages = StatusPages()
 	}
 	loop := &activities.Loop{Client: o.Client, Log: o.Logger}
-	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery})
+	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery, Shadow: o.Shadow, Shadows: o.Store})
 	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Baselines: o.Store, Log: o.Logger, Poll: o.SweepEvery})
 	r.RegisterActivity(&activities.Ledger{Store: o.Store})
 	r.RegisterActivity(&activities.Policy{Set: o.Policies, Rollback: o.Rollbacks.Has})

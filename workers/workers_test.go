@@ -99,8 +99,8 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 	hooks := activities.RollbackHooks{{Service: "support-bot"}}
-	b := registered(t, Options{SweepEvery: time.Second, Router: router{}, Rollbacks: hooks})
-	require.Len(t, b.structs, 9)
+	b := registered(t, Options{SweepEvery: time.Second, Router: router{}, Rollbacks: hooks, Shadow: func() *policy.Set { return nil }})
+	require.Len(t, b.structs, 10)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
 		for field, value := range fields.Fields() {

@@ -714,6 +714,8 @@ func (w *world) RebuildTenant(context.Context, string, time.Time, detect.Minimum
 func (w *world) RecordIncident(context.Context, contract.IncidentRecord) error    { return nil }
 func (w *world) RecordIncidents(context.Context, []contract.IncidentRecord) error { return nil }
 func (w *world) RecordDecision(context.Context, contract.DecisionRecord) error    { return nil }
+func (w *world) RecordShadow(context.Context, []clickhouse.ShadowRow) error       { return nil }
+func (w *world) ShadowStates(context.Context) ([]clickhouse.ShadowRow, error)     { return nil, nil }
 
 func (w *world) Measure(context.Context, contract.MeasureRequest) (effect.Effect, error) {
 	return effect.Effect{MeasuredAt: time.Now(), Treated: 7}, nil

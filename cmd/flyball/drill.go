@@ -20,6 +20,7 @@ import (
 
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/simulate"
+	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/workers"
 )
 
@@ -78,7 +79,7 @@ func (o *drillOptions) flags(cmd *cobra.Command) {
 	o.server(cmd)
 	usual := contract.DrillInput{}.WithDefaults()
 	f, in := cmd.Flags(), &o.in
-	f.StringVar(&in.Tenant, "tenant", usual.Tenant, "tenant to make up: "+contract.DrillPrefix+" or "+contract.DrillPrefix+"-<name>")
+	f.StringVar(&in.Tenant, "tenant", usual.Tenant, "tenant to make up: "+usage.DrillPrefix+" or "+usage.DrillPrefix+"-<name>")
 	f.StringVar(&in.Model, "model", usual.Model, "model that its calls ask for: "+strings.Join(simulate.Models(), ", "))
 	f.StringSliceVar(&in.Faults, "faults", usual.Faults, "what to strike with, in this order: cost, quality")
 	f.Float64Var(&in.Factor, "factor", usual.Factor, "how many times as much a call costs")

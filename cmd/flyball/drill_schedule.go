@@ -130,11 +130,11 @@ func drillListCommand() *cobra.Command {
 				if s.Drill != nil {
 					in = *s.Drill
 				}
-				next := moment(s.Next)
+				next := drillTime(s.Next)
 				if s.Paused {
 					next = "paused"
 				}
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Name, next, moment(s.Last), in.Tenant, in.Window)
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Name, next, drillTime(s.Last), in.Tenant, in.Window)
 			}
 			return table.Flush()
 		},
@@ -144,7 +144,7 @@ func drillListCommand() *cobra.Command {
 	return cmd
 }
 
-func moment(t time.Time) string {
+func drillTime(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
@@ -286,7 +286,7 @@ func (o *drillOptions) answerResults(out, errs io.Writer, all []contract.DrillRe
 					missed++
 				}
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", moment(r.Began), r.Verdict, r.Tenant, r.Model, r.Schedule, missed, r.Reason)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", drillTime(r.Began), r.Verdict, r.Tenant, r.Model, r.Schedule, missed, r.Reason)
 		}
 		return table.Flush()
 	}

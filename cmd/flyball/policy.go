@@ -39,6 +39,8 @@ func policyCommand() *cobra.Command {
 			},
 		},
 		explainCommand(),
+		policyBacktestCommand(),
+		policyShadowCommand(),
 	)
 	return cmd
 }

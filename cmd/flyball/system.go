@@ -39,7 +39,8 @@ type system struct {
 	store    *clickhouse.Store
 	redis    *redis.Client
 	policies *policy.Holder
-	slack    *notify.Slack // nil: not configured
+	shadow   *policy.Holder // of the second set; nil: not configured
+	slack    *notify.Slack  // nil: not configured
 	book     *pricing.Book
 	door     *ingest.Door // to all that the front serves
 	ingest   *ingest.Ingest
@@ -115,6 +116,9 @@ func (s *system) loadFiles() error {
 		if err := s.policies.Reload(os.DirFS(s.config.Policies)); err != nil {
 			return fmt.Errorf("policies in %s: %w", s.config.Policies, err)
 		}
+	}
+	if s.config.Shadow != "" { // loaded when it is watched: one that is not good disturbs nothing
+		s.shadow = policy.NewHolder(nil, s.log.With("policies", "shadow"))
 	}
 	if s.book, err = loadBook(s.config.PriceBook); err != nil {
 		return err

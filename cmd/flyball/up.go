@@ -32,6 +32,7 @@ type upOptions struct {
 	noSimulator bool
 	noWorker    bool
 	policies    string
+	shadow      string
 	access      string
 	seed        uint64
 }
@@ -67,6 +68,7 @@ func upCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&o.noSimulator, "no-simulator", false, "send no synthetic traffic, and keep the standard profile")
 	cmd.Flags().BoolVar(&o.noWorker, "no-worker", false, "run no workflows here: flyball serve --role worker does")
 	cmd.Flags().StringVar(&o.policies, "policies", "", "policy directory in place of the shipped ones, reloaded when it changes")
+	cmd.Flags().StringVar(&o.shadow, "policies-shadow", "", "a second policy directory, judged beside the one in force and never acted upon: see flyball policy shadow")
 	cmd.Flags().StringVar(&o.access, "access", "", "configuration file of which the sections access (who may read the embedded ClickHouse), notify (who is told), evaluators, judge and content count here; the others are for servers")
 	cmd.Flags().Uint64Var(&o.seed, "seed", 1, "of the simulator's randomness")
 	return cmd
@@ -118,6 +120,7 @@ func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
 	if o.noSimulator {
 		c.Profile = config.Standard
 	}
+	c.Shadow = o.shadow
 	if o.policies != "" { // commands that run elsewhere read it too
 		if c.Policies, err = filepath.Abs(o.policies); err != nil {
 			return &exitError{exitUsage, err}
@@ -183,6 +186,9 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 	group, ctx := errgroup.WithContext(ctx)
 	if c.Policies != "" {
 		group.Go(func() error { s.policies.Watch(ctx, c.Policies); return nil })
+	}
+	if s.shadow != nil {
+		group.Go(func() error { s.shadow.Watch(ctx, c.Shadow); return nil })
 	}
 	group.Go(func() error { return s.runFront(ctx, front, config.Roles(), extra) })
 	group.Go(func() error { return s.ingest.ServeOTLP(ctx, otlp) })

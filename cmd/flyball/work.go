@@ -16,6 +16,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/console"
 	"github.com/flyball-dev/flyball/internal/inbox"
+	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/workers"
 )
 
@@ -31,12 +32,17 @@ func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
 	heard := make(chan struct{})
 	go func() { defer close(heard); s.listenToSlack(listening) }()
 	defer func() { stop(); <-heard }()
+	var shadow func() *policy.Set
+	if s.shadow != nil {
+		shadow = s.shadow.Set
+	}
 	err := workers.Run(ctx, workers.Options{
 		Client: temporal, Namespace: s.config.Temporal.Namespace, Store: s.store, Flags: s.redis,
 		Policies: s.policies.Set, Logger: s.log, Tuning: s.config.Profile.Tuning(), StatusPages: s.config.StatusPages,
 		Router:    s.router(),
 		Rollbacks: hooks(s.config.Rollbacks),
 		Drills:    workers.Drills(s.config.DrillsTo()),
+		Shadow:    shadow,
 	})
 	var unavailable *serviceerror.Unavailable
 	var slow *serviceerror.DeadlineExceeded

@@ -490,6 +490,11 @@ func (s *Store) Baseline(ctx context.Context, key usage.Key, slot time.Time) (de
 }
 
 func (s *Store) baselines(ctx context.Context, slot time.Time, which string, args ...any) (map[usage.Key]detect.Baseline, error) {
+	return s.readBaselines(ctx, "baselines FINAL", "slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC')} AND slot > {oldest:DateTime('UTC')})"+which, slot, args...)
+}
+
+// readBaselines reads those that a condition on the hour slot, and on how old it may be at the most, names.
+func (s *Store) readBaselines(ctx context.Context, from, where string, slot time.Time, args ...any) (map[usage.Key]detect.Baseline, error) {
 	slot = slot.UTC().Truncate(time.Hour)
 	args = append(args, ch.Named("slot", slot), ch.Named("oldest", slot.Add(-baselineMaxAge)))
 	rows, err := s.conn.Query(ctx, `SELECT
@@ -499,8 +504,8 @@ func (s *Store) baselines(ctx context.Context, slot time.Time, which string, arg
   spend_per_minute_pico, spend_dev, spend_burst, requests_per_minute, completion_ratio, cache_hit_rate,
   toInt64(outcome_buckets), outcome_rate, outcome_dev, outcome_bucket_n,
   toInt64(velocity_buckets), velocity, velocity_dev, least_calls
-FROM baselines FINAL
-WHERE slot = (SELECT max(slot) FROM baselines WHERE slot <= {slot:DateTime('UTC')} AND slot > {oldest:DateTime('UTC')})`+which, args...)
+FROM `+from+`
+WHERE `+where, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the baselines of %s: %w", slot.Format(time.RFC3339), err)
 	}

@@ -188,7 +188,7 @@ func (q SavingsQuery) sql() (string, []any) {
 		args = append(args, ch.Named("tenant", q.Tenant))
 	} else {
 		tenants = "tenant_id != {drill:String} AND NOT startsWith(tenant_id, concat({drill:String}, '-'))"
-		args = append(args, ch.Named("drill", contract.DrillPrefix))
+		args = append(args, ch.Named("drill", usage.DrillPrefix))
 	}
 	columns, together, group, order := "", "tenant_id, decision_id, model, action", "", ""
 	for _, d := range q.GroupBy {

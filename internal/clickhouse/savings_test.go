@@ -153,7 +153,7 @@ func testSavings(t *testing.T, s *Store) {
 	}
 	// A tenant of drills spends nobody's money; that of another day is not in the range.
 	drill := second
-	drill.Decision, drill.Key.Tenant = "decision/d", contract.DrillPrefix
+	drill.Decision, drill.Key.Tenant = "decision/d", usage.DrillPrefix
 	require.NoError(t, s.RecordSavings(t.Context(), drill))
 	unknown := contract.SavingsRecord{Decision: "decision/u", Key: usage.Key{Tenant: "org_2", Model: "opus"}, Action: "hard_stop", Effect: effect.Effect{
 		MeasuredAt: begin, Estimated: true, Days: []effect.Day{{Day: begin.Truncate(24 * time.Hour), Treated: 3, Cost: new(big.Int)}},

@@ -74,10 +74,11 @@ func (p Profile) Tuning() contract.Tuning {
 
 // Config is the whole configuration. Every role reads what it needs of it.
 type Config struct {
-	Profile     Profile           `yaml:"profile"`      // standard (default) or demo
-	Policies    string            `yaml:"policies"`     // a directory; files that it lacks are the shipped ones
-	PriceBook   string            `yaml:"price_book"`   // a file in place of the built-in book
-	StatusPages map[string]string `yaml:"status_pages"` // provider: address of its statuspage.io summary.json; none: those that the providers publish
+	Profile     Profile           `yaml:"profile"`         // standard (default) or demo
+	Policies    string            `yaml:"policies"`        // a directory; files that it lacks are the shipped ones
+	Shadow      string            `yaml:"policies_shadow"` // a second directory, judged beside the first and never acted upon; empty: none
+	PriceBook   string            `yaml:"price_book"`      // a file in place of the built-in book
+	StatusPages map[string]string `yaml:"status_pages"`    // provider: address of its statuspage.io summary.json; none: those that the providers publish
 
 	Rollbacks []Rollback `yaml:"rollbacks"` // webhooks that undo deployments
 

@@ -52,6 +52,9 @@ type SweepReport struct {
 	Candidates int       `json:"candidates"`
 	Signals    int       `json:"signals"`
 	LastTick   time.Time `json:"last_tick"`
+
+	ShadowFailed int64 `json:"shadow_failed,omitempty"` // times that the second policy set could not be asked
+	ShadowLost   int64 `json:"shadow_lost,omitempty"`   // what it found that could not be stored
 }
 
 // AlertLoopInput starts the durable loop of one key. State is nil but after continue-as-new.

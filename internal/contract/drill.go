@@ -58,7 +58,7 @@ func (d DrillInput) WithDefaults() DrillInput {
 		}
 	}
 	if d.Tenant == "" {
-		d.Tenant = DrillPrefix
+		d.Tenant = usage.DrillPrefix
 	}
 	if d.Model == "" {
 		d.Model = drillModel
@@ -95,7 +95,7 @@ func (d DrillInput) Validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	check(IsDrill(d.Tenant), "tenant: %q is no drill's; drills strike %s or %s-<name> alone", d.Tenant, DrillPrefix, DrillPrefix)
+	check(usage.IsDrill(d.Tenant), "tenant: %q is no drill's; drills strike %s or %s-<name> alone", d.Tenant, usage.DrillPrefix, usage.DrillPrefix)
 	check(d.Model != "" && d.Model != usage.AnyModel, "model: name one")
 	for i, f := range d.Faults {
 		check(f == DrillCost || f == DrillQuality, "faults: %q is neither %s nor %s", f, DrillCost, DrillQuality)

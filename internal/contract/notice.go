@@ -1,7 +1,6 @@
 package contract
 
 import (
-	"strings"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/detect"
@@ -36,17 +35,9 @@ const (
 	Drills      Audience = "drills"      // findings of drills; they never wake anybody
 )
 
-// DrillPrefix begins the name of every tenant that drills inject faults into. No customer may be called so.
-const DrillPrefix = "flyball-drill"
-
-// IsDrill reports whether the tenant is a drill's.
-func IsDrill(tenant string) bool {
-	return tenant == DrillPrefix || strings.HasPrefix(tenant, DrillPrefix+"-")
-}
-
 // AudienceOf is who hears of a finding of the key at the level: an experiment and a drill never wake anybody.
 func AudienceOf(k usage.Key, l detect.Level) Audience {
-	if IsDrill(k.Tenant) {
+	if usage.IsDrill(k.Tenant) {
 		return Drills
 	}
 	if _, _, ok := k.Experiment(); ok {

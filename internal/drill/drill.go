@@ -300,7 +300,7 @@ func (d *drill) lay(ctx context.Context) error {
 		return d.usual(ctx)
 	})
 	if err == nil && !ok {
-		err = fmt.Errorf("the baseline of %s is not that of %.3g calls a second within %s: take another --tenant (%s-<name>), or the --rate of its drills before", d.key, d.in.Rate, usualWithin, contract.DrillPrefix)
+		err = fmt.Errorf("the baseline of %s is not that of %.3g calls a second within %s: take another --tenant (%s-<name>), or the --rate of its drills before", d.key, d.in.Rate, usualWithin, usage.DrillPrefix)
 	}
 	return err
 }

@@ -110,7 +110,7 @@ func calls(e *history.HistoryEvent, level detect.Level) bool {
 // Decide gives a verdict on a decision of a drill's key.
 func (t *Temporal) Decide(ctx context.Context, decision, verdict string) error {
 	key, err := contract.KeyOf(decision)
-	if err != nil || !contract.IsDrill(key.Tenant) {
+	if err != nil || !usage.IsDrill(key.Tenant) {
 		return fmt.Errorf("%s is no decision of a drill's: a drill decides no other", decision)
 	}
 	return t.signal(ctx, decision, contract.Decide, contract.DecideRequest{Verdict: verdict, Who: who, Reason: "a drill approves its own acts that move calls, and no other"})
@@ -118,7 +118,7 @@ func (t *Temporal) Decide(ctx context.Context, decision, verdict string) error {
 
 // Resolve closes the incident of a drill's key.
 func (t *Temporal) Resolve(ctx context.Context, key usage.Key, reason string) error {
-	if !contract.IsDrill(key.Tenant) {
+	if !usage.IsDrill(key.Tenant) {
 		return fmt.Errorf("%s is no key of a drill's: a drill resolves no other", key)
 	}
 	return t.signal(ctx, contract.AlertLoopID(key), contract.Resolve, contract.ResolveRequest{Who: who, Reason: reason})

@@ -25,14 +25,14 @@ type Holder struct {
 	err error      // of the last reload
 }
 
-// NewHolder holds a loaded set.
+// NewHolder holds a loaded set; nil: none is in force until a reload succeeds.
 func NewHolder(set *Set, log *slog.Logger) *Holder {
 	h := &Holder{log: log}
 	h.set.Store(set)
 	return h
 }
 
-// Set is the set in force.
+// Set is the set in force; nil when there is none yet.
 func (h *Holder) Set() *Set { return h.set.Load() }
 
 // Err is why the last reload failed, so that a status page can show it; nil when the set in force is

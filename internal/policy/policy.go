@@ -97,8 +97,13 @@ func Compile(fsys fs.FS) (*Set, error) {
 	return l.set, nil
 }
 
-// Revision names the set's contents: a short hash that stands on every decision made by it.
-func (s *Set) Revision() string { return s.revision }
+// Revision names the set's contents: a short hash that stands on every decision made by it. That of no set is empty.
+func (s *Set) Revision() string {
+	if s == nil {
+		return ""
+	}
+	return s.revision
+}
 
 // Shipped lists the files of the set that are the shipped ones.
 func (s *Set) Shipped() []string { return slices.Clone(s.shipped) }

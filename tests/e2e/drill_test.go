@@ -18,6 +18,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/notify/pagerdutytest"
 	"github.com/flyball-dev/flyball/internal/notify/slacktest"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 // drillChannel is where the drills of this test are told.
@@ -97,8 +98,8 @@ func TestDrill(t *testing.T) {
 		}
 		return about[r.Incidents[0]] && about[fmt.Sprintf("%s/%d", contract.DrillID(r.Tenant), r.Began.Unix())]
 	})
-	require.NotContains(t, s.cli("kpi", "--by", "tenant"), contract.DrillPrefix)
-	require.Contains(t, s.cli("kpi", "--by", "tenant", "--tenant", contract.DrillPrefix), contract.DrillPrefix)
+	require.NotContains(t, s.cli("kpi", "--by", "tenant"), usage.DrillPrefix)
+	require.Contains(t, s.cli("kpi", "--by", "tenant", "--tenant", usage.DrillPrefix), usage.DrillPrefix)
 	require.Contains(t, s.cli("chaos", "drill", "results"), r.Verdict)
 
 	t.Log("an interrupt in the middle of a fault")

@@ -124,4 +124,6 @@ SETTINGS merge_with_ttl_timeout = 3600, replicated_deduplication_window = 10000
 ALTER TABLE decisions ON CLUSTER 'prod'
 CREATE TABLE IF NOT EXISTS savings ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', measured_at)
+CREATE TABLE IF NOT EXISTS shadow_changes ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
 
