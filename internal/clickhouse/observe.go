@@ -75,8 +75,8 @@ func (q ObserveQuery) source() (string, []any) {
         FROM spans AS r WHERE %[2]s GROUP BY %[3]s
         UNION ALL
         SELECT %[1]s, 0, toInt128(0), toInt64(0), toInt64(0), toInt64(0), 0, toInt64(0), toInt64(0), emptyArrayInt16(),
-          groupArray(%[4]d)(toInt16(floor(r.score * 200 + 0.5))), 0, 0
-        FROM quality AS r WHERE %[2]s AND kind != 'human' GROUP BY %[3]s
+          groupArray(%[4]d)(toInt16(floor(r.calibrated * 200 + 0.5))), 0, 0
+        FROM quality AS r WHERE %[2]s AND kind != 'human' AND counts GROUP BY %[3]s
         UNION ALL
         SELECT %[1]s, 0, toInt128(0), toInt64(0), toInt64(0), toInt64(0), 0, toInt64(0), toInt64(0), emptyArrayInt16(), emptyArrayInt16(),
           count(), countIf(r.value > 0)

@@ -77,9 +77,9 @@ FROM (
   GROUP BY trace_id, arm
 ) AS c
 INNER JOIN (
-  SELECT trace_id, arm, count() AS scores, sum(toInt64(floor(score * 1000000 + 0.5))) AS micro
+  SELECT trace_id, arm, count() AS scores, sum(toInt64(floor(calibrated * 1000000 + 0.5))) AS micro
   FROM quality
-  WHERE tenant_id = {tenant:String} AND requested_model = {model:String} AND arm != 'none' AND kind != 'human'
+  WHERE tenant_id = {tenant:String} AND requested_model = {model:String} AND arm != 'none' AND kind != 'human' AND counts
     AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')}
   GROUP BY trace_id, arm
 ) AS q ON c.trace_id = q.trace_id AND c.arm = q.arm
