@@ -118,4 +118,8 @@ DROP VIEW IF EXISTS quality_1m_from_quality ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS quality_1m_from_quality ON CLUSTER 'prod' TO quality_1m AS
 DROP VIEW IF EXISTS sweep_1m_from_quality ON CLUSTER 'prod'
 CREATE MATERIALIZED VIEW IF NOT EXISTS sweep_1m_from_quality ON CLUSTER 'prod' TO sweep_1m AS
+CREATE TABLE IF NOT EXISTS calibrated_levels ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+ALTER TABLE baselines ON CLUSTER 'prod'
+ALTER TABLE evaluators ON CLUSTER 'prod'
 
