@@ -126,7 +126,7 @@ func Says(d contract.LevelDrift) string {
 		return fmt.Sprintf("people's ratings leave it open: %+.3f to %+.3f, %d ratings", d.Human.Low, d.Human.High, d.Ratings.Human.N)
 	}
 	if d.Measure == contract.CostMeasure {
-		return "costs need no witness"
+		return "no rating says what a call may cost"
 	}
 	return fmt.Sprintf("there are too few ratings to say (%d since; %d before and after are needed)", d.Ratings.Human.N, calibrate.LeastHeldOut)
 }
