@@ -10,7 +10,6 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/flyball-dev/flyball/internal/contract"
-	"github.com/flyball-dev/flyball/internal/drift"
 )
 
 const (
@@ -131,7 +130,7 @@ func (c *calibration) decide(ctx workflow.Context, r contract.DecideMovesRequest
 	for _, i := range places {
 		d := &report.Refused[i]
 		d.Verdict, d.Who, d.Reason = r.Verdict, r.Who, r.Reason
-		levels = append(levels, drift.Moved(*d, workflow.Now(ctx), c.in.Bounds, r.Who, r.Reason))
+		levels = append(levels, d.Moved(workflow.Now(ctx), c.in.Bounds, r.Who, r.Reason))
 		if d.Key.Tenant != tenant {
 			tenant = c.in.Tenant
 		}
@@ -213,10 +212,10 @@ func (c *calibration) tellOfMoves(ctx workflow.Context) {
 	}
 	c.moves.told = now
 	for _, d := range r.Refused[:min(len(r.Refused), toldMoves)] {
-		lines = append(lines, fmt.Sprintf("- **%s**: %s since %s, refused; %s.", d.Key, d, d.Since.UTC().Format(time.DateOnly), drift.Says(d)))
+		lines = append(lines, fmt.Sprintf("- **%s**: %s since %s, refused; %s.", d.Key, d, d.Since.UTC().Format(time.DateOnly), d.Says()))
 	}
 	for _, d := range r.Confirmed[:min(len(r.Confirmed), toldMoves)] {
-		lines = append(lines, fmt.Sprintf("- **%s**: %s since %s, moved; %s.", d.Key, d, d.Since.UTC().Format(time.DateOnly), drift.Says(d)))
+		lines = append(lines, fmt.Sprintf("- **%s**: %s since %s, moved; %s.", d.Key, d, d.Since.UTC().Format(time.DateOnly), d.Says()))
 	}
 	if n := len(now) + r.More - len(lines); n > 0 {
 		lines = append(lines, fmt.Sprintf("- and %d more: `flyball calibration show`.", n))

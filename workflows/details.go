@@ -11,7 +11,6 @@ import (
 	"github.com/flyball-dev/flyball/internal/alert"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
-	"github.com/flyball-dev/flyball/internal/drift"
 	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/runbook"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -526,10 +525,10 @@ func (t *text) drift(r contract.DriftReport, s contract.CalibrationState) {
 		case contract.Deny:
 			became = "held, denied by " + d.Who + "; "
 		}
-		row(d, became+drift.Says(d))
+		row(d, became+d.Says())
 	}
 	for _, d := range r.Confirmed {
-		row(d, "moved; "+drift.Says(d))
+		row(d, "moved; "+d.Says())
 	}
 	for _, d := range r.Within {
 		row(d, "within its bound")

@@ -106,6 +106,30 @@ func (d LevelDrift) String() string {
 	return fmt.Sprintf("quality %+.3f", d.By())
 }
 
+// Moved is the level after a move that has been approved.
+func (d LevelDrift) Moved(at time.Time, bounds Bounds, by, reason string) Level {
+	return Level{
+		Key: d.Key, Measure: d.Measure, At: at, Value: d.To, Bound: bounds.Of(d.Measure), Ratings: d.Ratings, By: by, Reason: reason,
+	}
+}
+
+// Says is what people's ratings say of a move, in words.
+func (d LevelDrift) Says() string {
+	switch d.Witness {
+	case calibrate.CallsBetter, calibrate.CallsWorse:
+		return fmt.Sprintf("people rate the calls %s, too: %+.3f (%+.3f to %+.3f), %d ratings", d.Witness, d.Human.By, d.Human.Low, d.Human.High, d.Ratings.Human.N)
+	case calibrate.EvaluatorMoved:
+		return fmt.Sprintf("people rate the calls as before, and the evaluators do not: %+.3f (%+.3f to %+.3f) against people, %d ratings",
+			d.Judges.By, d.Judges.Low, d.Judges.High, d.Ratings.Human.N)
+	case calibrate.Unclear:
+		return fmt.Sprintf("people's ratings leave it open: %+.3f to %+.3f, %d ratings", d.Human.Low, d.Human.High, d.Ratings.Human.N)
+	}
+	if d.Measure == CostMeasure {
+		return "no rating says what a call may cost"
+	}
+	return fmt.Sprintf("there are too few ratings to say (%d since; %d before and after are needed)", d.Ratings.Human.N, calibrate.LeastHeldOut)
+}
+
 // DriftReport is what a calibration found.
 type DriftReport struct {
 	At        time.Time    `json:"at"`

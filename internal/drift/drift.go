@@ -4,7 +4,6 @@ package drift
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -84,7 +83,7 @@ func Levels(known Known, bounds contract.Bounds, at time.Time) (r contract.Drift
 		list := &r.Refused
 		if d.Witness.Approves() {
 			list = &r.Confirmed
-			store = append(store, Moved(d, at, bounds, By, Says(d)))
+			store = append(store, d.Moved(at, bounds, By, d.Says()))
 		}
 		if len(r.Refused)+len(r.Confirmed) < maxMoves {
 			*list = append(*list, d)
@@ -105,30 +104,6 @@ func compare(l contract.Level, drawn contract.DrawnLevel, rated []ratedScore, bo
 	d.Human, d.Judges = d.Ratings.Human.Since(l.Ratings.Human), d.Ratings.Residual.Since(l.Ratings.Residual)
 	d.Witness = d.Ratings.Witness(l.Ratings, d.By(), d.Bound)
 	return d
-}
-
-// Moved is the level after a move that has been approved.
-func Moved(d contract.LevelDrift, at time.Time, bounds contract.Bounds, by, reason string) contract.Level {
-	return contract.Level{
-		Key: d.Key, Measure: d.Measure, At: at, Value: d.To, Bound: bounds.Of(d.Measure), Ratings: d.Ratings, By: by, Reason: reason,
-	}
-}
-
-// Says is what people's ratings say of a move, in words.
-func Says(d contract.LevelDrift) string {
-	switch d.Witness {
-	case calibrate.CallsBetter, calibrate.CallsWorse:
-		return fmt.Sprintf("people rate the calls %s, too: %+.3f (%+.3f to %+.3f), %d ratings", d.Witness, d.Human.By, d.Human.Low, d.Human.High, d.Ratings.Human.N)
-	case calibrate.EvaluatorMoved:
-		return fmt.Sprintf("people rate the calls as before, and the evaluators do not: %+.3f (%+.3f to %+.3f) against people, %d ratings",
-			d.Judges.By, d.Judges.Low, d.Judges.High, d.Ratings.Human.N)
-	case calibrate.Unclear:
-		return fmt.Sprintf("people's ratings leave it open: %+.3f to %+.3f, %d ratings", d.Human.Low, d.Human.High, d.Ratings.Human.N)
-	}
-	if d.Measure == contract.CostMeasure {
-		return "no rating says what a call may cost"
-	}
-	return fmt.Sprintf("there are too few ratings to say (%d since; %d before and after are needed)", d.Ratings.Human.N, calibrate.LeastHeldOut)
 }
 
 // ratedScore is a held-out call, the evaluator's score on the scale of baselines.

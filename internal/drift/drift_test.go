@@ -71,7 +71,7 @@ func TestLevelsByWhatPeopleSay(t *testing.T) {
 			moves := append(r.Refused, r.Confirmed...)
 			require.Len(t, moves, 1)
 			require.Equal(t, test.want, moves[0].Witness, "%+v", moves[0])
-			require.NotEmpty(t, Says(moves[0]))
+			require.NotEmpty(t, moves[0].Says())
 			require.Equal(t, test.moves, len(r.Confirmed) == 1)
 			if test.moves {
 				require.Equal(t, test.to, store[0].Value)
