@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Replays real traces through a running Flyball and checks that what ClickHouse then holds is exact, to the
 # token: the Azure code trace twice under one run name, and the Mooncake trace with its cache hits. Before that,
-# counts every recorded provider response again and compares the price book with others' price files (tests/data),
+# counts every recorded provider response again, compares the price book with others' price files and correlates a
+# judge's published ratings with people's (tests/data),
 # and prints how often two weeks of the traces, nothing being wrong, page and investigate (tests/stability).
 #
-#   scripts/check-data.sh [DATA]      DATA holds traces/, cassettes/ and prices/; the default is ../shared/data
+#   scripts/check-data.sh [DATA]      DATA holds traces/, cassettes/, prices/ and judge/; the default is ../shared/data
 #
 # Needs go, bin/flyball, bin/chserve, the engine library, node and curl. Exits 1 when a figure differs.
 set -euo pipefail

@@ -96,7 +96,9 @@ func sendRatings(ctx context.Context, name string, file *os.File, scale *evaluat
 	defer transport.CloseIdleConnections()
 	bad := 0
 	s := &ratingSender{
-		client: &replay.Client{URL: url, Token: os.Getenv(ingestToken), Patience: replayPatience, HTTP: &http.Client{Timeout: time.Minute, Transport: transport}},
+		client: &replay.Client{
+			URL: url, Token: os.Getenv(ingestToken), Patience: replayPatience, HTTP: &http.Client{Timeout: time.Minute, Transport: transport},
+		},
 		bad: func(line int, reason string) {
 			if bad++; bad <= maxBadRows {
 				_ = bar.Clear()

@@ -150,6 +150,9 @@ func trialCommand() *cobra.Command {
 		Example: "  flyball judge trial helpfulness 2026-06 --against 2026-05",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if against == "" {
+				return &exitError{exitUsage, errors.New("say with --against which version counts now")}
+			}
 			who, err := o.by("beside " + against)
 			if err != nil {
 				return err
@@ -173,7 +176,6 @@ func trialCommand() *cobra.Command {
 	}
 	o.changeFlags(cmd)
 	cmd.Flags().StringVar(&against, "against", "", "the version that counts now")
-	_ = cmd.MarkFlagRequired("against") // fails on a flag that is not there
 	return cmd
 }
 
@@ -215,9 +217,9 @@ calls a share is taken.`,
 // compared is what the store says of two versions.
 type compared struct {
 	evaluators.Comparison
-	Part  int   `json:"one_in"` // of the calls, when there are too many
-	Ready bool  `json:"ready"`
-	Why   error `json:"-"` // it is not ready
+	Part  int    `json:"one_in"` // of the calls, when there are too many
+	Ready bool   `json:"ready"`
+	Why   string `json:"why,omitempty"` // it is not ready
 
 	pairs   []calibrate.Pair
 	history []contract.EvaluatorRecord
@@ -236,7 +238,9 @@ func (o *judging) compare(ctx context.Context, store *clickhouse.Store, old, now
 	}
 	var rated []contract.RatedScore
 	for _, v := range []contract.EvaluatorVersion{old, now} {
-		of, err := store.HumanPairs(ctx, contract.HumanPairsQuery{Evaluator: v.Evaluator, Version: v.Version, From: at.Add(-o.since), To: at.Add(time.Hour)})
+		of, err := store.HumanPairs(ctx, contract.HumanPairsQuery{
+			Evaluator: v.Evaluator, Version: v.Version, From: at.Add(-o.since), To: at.Add(time.Hour),
+		})
 		if err != nil {
 			return nil, storeError(err)
 		}
@@ -245,8 +249,10 @@ func (o *judging) compare(ctx context.Context, store *clickhouse.Store, old, now
 	inForce, _ := evaluators.InForce(c.history, old, at)
 	c.Comparison, c.Part = evaluators.Compare(old, now, both, inForce.Mapping, rated), part
 	c.pairs = evaluators.PairsOf(both, inForce.Mapping)
-	c.Why = c.Comparison.Ready()
-	c.Ready = c.Why == nil
+	if err := c.Comparison.Ready(); err != nil {
+		c.Why = err.Error()
+	}
+	c.Ready = c.Why == ""
 	return c, nil
 }
 
@@ -299,8 +305,8 @@ func printComparison(out io.Writer, c *compared) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	if c.Why != nil {
-		_, err := fmt.Fprintf(out, "\nNot ready to be switched:\n%s\n", indent(c.Why.Error()))
+	if !c.Ready {
+		_, err := fmt.Fprintf(out, "\nNot ready to be switched:\n%s\n", indent(c.Why))
 		return err
 	}
 	_, err := fmt.Fprintf(out, "\nReady: flyball judge switch %s %s %s\n", c.New.Evaluator, c.Old.Version, c.New.Version)
@@ -320,8 +326,10 @@ Baselines stay as they are. Scores count by their own time, however late they co
 
 It is refused while both have scored fewer than %d calls, or ran beside each other for less than a week, or the new one does
 not agree with people. --force does it all the same; --back undoes the last switch of the two.`, evaluators.Lead, calibrate.LeastPairs),
-		Example: "  flyball judge switch helpfulness 2026-05 2026-06\n  flyball judge switch helpfulness 2026-05 2026-06 --mapping quantile\n  flyball judge switch helpfulness 2026-05 2026-06 --back",
-		Args:    cobra.ExactArgs(3),
+		Example: "  flyball judge switch helpfulness 2026-05 2026-06\n" +
+			"  flyball judge switch helpfulness 2026-05 2026-06 --mapping quantile\n" +
+			"  flyball judge switch helpfulness 2026-05 2026-06 --back",
+		Args: cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			methods := map[string]calibrate.Method{"auto": "", "isotonic": calibrate.Isotonic, "quantile": calibrate.Quantile, "none": calibrate.Same}
 			method, ok := methods[mapping]
@@ -354,19 +362,21 @@ not agree with people. --force does it all the same; --back undoes the last swit
 	return cmd
 }
 
-func (o *judging) switchRecords(ctx context.Context, store *clickhouse.Store, old, now contract.EvaluatorVersion, method calibrate.Method, force bool) ([]contract.EvaluatorRecord, error) {
+func (o *judging) switchRecords(ctx context.Context, store *clickhouse.Store, old, now contract.EvaluatorVersion,
+	method calibrate.Method, force bool,
+) ([]contract.EvaluatorRecord, error) {
 	c, err := o.compare(ctx, store, old, now)
 	if err != nil {
 		return nil, err
 	}
-	if c.Why != nil && !force {
-		return nil, &exitError{exitFailed, fmt.Errorf("%s is not ready to replace %s:\n%s\nLet both run on, or pass --force", now, old, indent(c.Why.Error()))}
+	if !c.Ready && !force {
+		return nil, &exitError{exitFailed, fmt.Errorf("%s is not ready to replace %s:\n%s\nLet both run on, or pass --force", now, old, indent(c.Why))}
 	}
 	if method == "" {
 		method = c.Mappings.Best
 	}
 	if method != calibrate.Same && c.Agreement.N < 2 {
-		return nil, &exitError{exitFailed, fmt.Errorf("no call has been scored by both, and a mapping is fitted to those: pass --mapping none")}
+		return nil, &exitError{exitFailed, errors.New("no call has been scored by both, and a mapping is fitted to those: pass --mapping none")}
 	}
 	who, err := o.by(fmt.Sprintf("in place of %s: %s, Spearman %.2f", old, plural(c.Agreement.N, "call"), c.Agreement.Spearman))
 	if err != nil {

@@ -109,10 +109,12 @@ func (c Comparison) Ready() error {
 		why = append(why, fmt.Errorf("both have scored %d calls, and it takes %d", n, calibrate.LeastPairs))
 	}
 	if parallel := c.Last.Sub(c.First); parallel < LeastParallel {
-		why = append(why, fmt.Errorf("they ran beside each other for %s, and it takes %d days: a week has all its days", parallel.Round(time.Hour), int(LeastParallel.Hours()/24)))
+		why = append(why, fmt.Errorf("they ran beside each other for %s, and it takes %d days: a week has all its days",
+			parallel.Round(time.Hour), int(LeastParallel.Hours()/24)))
 	}
 	if c.NewHuman.Verdict() == calibrate.Fails {
-		why = append(why, fmt.Errorf("%s does not agree with people: Spearman %.2f over %d calls, and it takes %.1f", c.New, c.NewHuman.Spearman, c.NewHuman.N, calibrate.Gate))
+		why = append(why, fmt.Errorf("%s does not agree with people: Spearman %.2f over %d calls, and it takes %.1f",
+			c.New, c.NewHuman.Spearman, c.NewHuman.N, calibrate.Gate))
 	}
 	return errors.Join(why...)
 }
@@ -154,7 +156,10 @@ func Trial(history []contract.EvaluatorRecord, now, against contract.EvaluatorVe
 	if known && r.Standing == contract.Trial {
 		return contract.EvaluatorRecord{}, fmt.Errorf("%s is on trial already, since %s", now, r.Since.Format(time.RFC3339))
 	}
-	r = contract.EvaluatorRecord{Evaluator: now.Evaluator, Version: now.Version, Standing: contract.Trial, Since: since, By: who.By, Reason: who.Reason, AnchorMean: r.AnchorMean, AnchorSD: r.AnchorSD}
+	r = contract.EvaluatorRecord{
+		Evaluator: now.Evaluator, Version: now.Version, Standing: contract.Trial, Since: since, By: who.By, Reason: who.Reason,
+		AnchorMean: r.AnchorMean, AnchorSD: r.AnchorSD,
+	}
 	if !known {
 		r.Since = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 	}

@@ -33,6 +33,18 @@ func folder(t *testing.T, name string) string {
 	return path
 }
 
+// flyball is the path of the program.
+func flyball(t *testing.T) string {
+	t.Helper()
+	binary := os.Getenv("FLYBALL") // linking it takes longer than the checks
+	if binary == "" {
+		binary = filepath.Join(t.TempDir(), "flyball")
+		out, err := exec.Command("go", "build", "-o", binary, "../../cmd/flyball").CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+	return binary
+}
+
 // cassette is a recording in the format of VCR.
 type cassette struct {
 	Interactions []struct {
@@ -237,13 +249,7 @@ func (b *buckets) UnmarshalJSON(text []byte) error {
 }
 
 func cost(t *testing.T, lines *bytes.Buffer) []answer {
-	binary := os.Getenv("FLYBALL") // linking it takes longer than the check
-	if binary == "" {
-		binary = filepath.Join(t.TempDir(), "flyball")
-		out, err := exec.Command("go", "build", "-o", binary, "../../cmd/flyball").CombinedOutput()
-		require.NoError(t, err, string(out))
-	}
-	run := exec.Command(binary, "cost")
+	run := exec.Command(flyball(t), "cost")
 	run.Stdin, run.Stderr = lines, os.Stderr
 	text, err := run.Output()
 	require.NoError(t, err)

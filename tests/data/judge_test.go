@@ -38,9 +38,7 @@ func TestHANNA(t *testing.T) {
 		}
 		return ratings
 	}
-	binary := filepath.Join(t.TempDir(), "flyball")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/flyball-dev/flyball/cmd/flyball").CombinedOutput()
-	require.NoError(t, err, string(out))
+	binary := flyball(t)
 	for criterion, want := range hannaSpearman {
 		people := [][]float64{column("Human 1 " + criterion), column("Human 2 " + criterion), column("Human 3 " + criterion)}
 		judge := column("ChatGPT " + criterion + " 1")
