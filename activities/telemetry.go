@@ -57,6 +57,7 @@ type Telemetry struct {
 	Rollouts  RolloutStore
 	Audit     AuditStore
 	Baselines BaselineStore
+	Levels    LevelStore
 	Log       *slog.Logger
 	Poll      time.Duration // between two looks at a rollout; zero is five seconds
 }

@@ -13,23 +13,37 @@ import (
 	"github.com/flyball-dev/flyball/internal/contract"
 )
 
-// scheduleCalibration has every tenant's baselines computed anew each week, in the night from Sunday to Monday
-// (UTC), when little depends on them. One that is there already goes on, with the tuning of now.
-func scheduleCalibration(ctx context.Context, o Options) error {
-	action := &client.ScheduleWorkflowAction{
-		ID: contract.CalibrationID(""), Workflow: contract.Calibration, TaskQueue: contract.TaskQueue,
-		WorkflowTaskTimeout: contract.WorkflowTaskTimeout, StaticSummary: "computes all baselines anew",
-		Args: []any{contract.CalibrationInput{Tuning: o.Tuning}},
-	}
+// scheduleCalibrations has every tenant's baselines computed anew, and compared with where they were calibrated, each week
+// in the night from Sunday to Monday (UTC), when little depends on them; and evaluators judged against people on the first of each
+// month. Schedules that are there already go on, with the tuning of now.
+func scheduleCalibrations(ctx context.Context, o Options) error {
+	return errors.Join(
+		schedule(ctx, o, contract.CalibrationSchedule, &client.ScheduleWorkflowAction{
+			ID: contract.CalibrationID(""), StaticSummary: "computes all baselines anew, and says how far keys have drifted",
+			Args: []any{contract.CalibrationInput{Tuning: o.Tuning, Bounds: contract.DefaultBounds}},
+		}, client.ScheduleCalendarSpec{
+			DayOfWeek: []client.ScheduleRange{{Start: 1}}, Hour: []client.ScheduleRange{{Start: 3}}, Comment: "Mondays, 03:00 UTC",
+		}),
+		schedule(ctx, o, contract.EvaluatorsSchedule, &client.ScheduleWorkflowAction{
+			ID: contract.EvaluatorsID, StaticSummary: "judges evaluators against people's ratings",
+			Args: []any{contract.CalibrationInput{Tuning: o.Tuning, Evaluators: true}},
+		}, client.ScheduleCalendarSpec{
+			DayOfMonth: []client.ScheduleRange{{Start: 1}}, Hour: []client.ScheduleRange{{Start: 4}}, Comment: "the first of each month, 04:00 UTC",
+		}),
+	)
+}
+
+// schedule has the calibration started by the calendar. A run that is due while the last one is open is skipped: that one's
+// questions end before then.
+func schedule(ctx context.Context, o Options, id string, action *client.ScheduleWorkflowAction, calendar client.ScheduleCalendarSpec) error {
+	action.Workflow, action.TaskQueue, action.WorkflowTaskTimeout = contract.Calibration, contract.TaskQueue, contract.WorkflowTaskTimeout
 	schedules := o.Client.ScheduleClient()
 	_, err := schedules.Create(ctx, client.ScheduleOptions{
-		ID: contract.CalibrationSchedule, Action: action, Overlap: enums.SCHEDULE_OVERLAP_POLICY_SKIP, CatchupWindow: 24 * time.Hour,
-		Spec: client.ScheduleSpec{Calendars: []client.ScheduleCalendarSpec{{
-			DayOfWeek: []client.ScheduleRange{{Start: 1}}, Hour: []client.ScheduleRange{{Start: 3}}, Comment: "Mondays, 03:00 UTC",
-		}}},
+		ID: id, Action: action, Overlap: enums.SCHEDULE_OVERLAP_POLICY_SKIP, CatchupWindow: 24 * time.Hour,
+		Spec: client.ScheduleSpec{Calendars: []client.ScheduleCalendarSpec{calendar}},
 	})
 	if errors.Is(err, temporal.ErrScheduleAlreadyRunning) {
-		err = schedules.GetHandle(ctx, contract.CalibrationSchedule).Update(ctx, client.ScheduleUpdateOptions{
+		err = schedules.GetHandle(ctx, id).Update(ctx, client.ScheduleUpdateOptions{
 			DoUpdate: func(have client.ScheduleUpdateInput) (*client.ScheduleUpdate, error) {
 				have.Description.Schedule.Action = action
 				return &client.ScheduleUpdate{Schedule: &have.Description.Schedule}, nil
@@ -37,7 +51,7 @@ func scheduleCalibration(ctx context.Context, o Options) error {
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("scheduling %s: %w", contract.CalibrationSchedule, err)
+		return fmt.Errorf("scheduling %s: %w", id, err)
 	}
 	return nil
 }

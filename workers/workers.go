@@ -31,6 +31,7 @@ type Store interface {
 	activities.BaselineStore
 	activities.LedgerStore
 	backtest.ShadowStore
+	activities.LevelStore
 }
 
 // Flags is where flags are kept: package redis.
@@ -116,7 +117,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("starting the worker: %w", err)
 	}
 	defer w.Stop()
-	if err := errors.Join(startSweeps(ctx, o), scheduleCalibration(ctx, o)); err != nil {
+	if err := errors.Join(startSweeps(ctx, o), scheduleCalibrations(ctx, o)); err != nil {
 		return err
 	}
 	select {
@@ -142,7 +143,7 @@ func Register(r registry, o Options) {
 	}
 	loop := &activities.Loop{Client: o.Client, Log: o.Logger}
 	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery, Shadow: o.Shadow, Shadows: o.Store})
-	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Baselines: o.Store, Log: o.Logger, Poll: o.SweepEvery})
+	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Baselines: o.Store, Levels: o.Store, Log: o.Logger, Poll: o.SweepEvery})
 	r.RegisterActivity(&activities.Ledger{Store: o.Store})
 	r.RegisterActivity(&activities.Policy{Set: o.Policies, Rollback: o.Rollbacks.Has})
 	r.RegisterActivity(&activities.Rollback{Client: &http.Client{}, Hooks: o.Rollbacks})

@@ -85,6 +85,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 	}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
+		"Recalibrate", "MeasureDrift", "MoveLevels", "JudgeEvaluators",
 		"FindChanges", "CompareCompletion", "PlanRollout", "AwaitRollout", "WriteReport", "RecordIncident", "RecordDecision",
 		"ProposeAct",
 		"ApplyFlag", "ReleaseFlag", "RenewFlags",
@@ -194,13 +195,14 @@ func (f *fakeClient) SignalWithStartWorkflow(_ context.Context, id, signal strin
 	return nil, nil
 }
 
-// fakeSchedules keep one schedule.
+// fakeSchedules keep schedules by their ids.
 type fakeSchedules struct {
 	client.ScheduleClient
 	client.ScheduleHandle
-	kept      *client.ScheduleOptions
+	kept      map[string]*client.ScheduleOptions
 	createErr error
-	updated   client.ScheduleAction
+	id        string // that a handle is of
+	updated   map[string]client.ScheduleAction
 }
 
 func (f *fakeClient) ScheduleClient() client.ScheduleClient { return f.schedules }
@@ -209,45 +211,48 @@ func (f *fakeSchedules) Create(_ context.Context, o client.ScheduleOptions) (cli
 	if f.createErr != nil {
 		return nil, f.createErr
 	}
-	if f.kept != nil {
+	if f.kept[o.ID] != nil {
 		return nil, temporal.ErrScheduleAlreadyRunning
 	}
-	f.kept = &o
+	f.kept[o.ID] = &o
 	return f, nil
 }
 
 func (f *fakeSchedules) GetHandle(_ context.Context, id string) client.ScheduleHandle {
-	if id != f.kept.ID {
-		return nil
-	}
-	return f
+	return &fakeSchedules{id: id, kept: f.kept, updated: f.updated}
 }
 
 func (f *fakeSchedules) Update(_ context.Context, o client.ScheduleUpdateOptions) error {
-	update, err := o.DoUpdate(client.ScheduleUpdateInput{Description: client.ScheduleDescription{Schedule: client.Schedule{Action: f.kept.Action}}})
+	update, err := o.DoUpdate(client.ScheduleUpdateInput{Description: client.ScheduleDescription{Schedule: client.Schedule{Action: f.kept[f.id].Action}}})
 	if err == nil {
-		f.updated = update.Schedule.Action
+		f.updated[f.id] = update.Schedule.Action
 	}
 	return err
 }
 
-func TestScheduleCalibration(t *testing.T) {
-	schedules := &fakeSchedules{}
+func TestScheduleCalibrations(t *testing.T) {
+	schedules := &fakeSchedules{kept: map[string]*client.ScheduleOptions{}, updated: map[string]client.ScheduleAction{}}
 	o := Options{Client: &fakeClient{schedules: schedules}, Tuning: contract.NewTuning(1)}
-	require.NoError(t, scheduleCalibration(t.Context(), o))
-	require.Equal(t, contract.CalibrationSchedule, schedules.kept.ID)
-	require.Equal(t, enums.SCHEDULE_OVERLAP_POLICY_SKIP, schedules.kept.Overlap)
-	action := schedules.kept.Action.(*client.ScheduleWorkflowAction)
+	require.NoError(t, scheduleCalibrations(t.Context(), o))
+	require.Len(t, schedules.kept, 2)
+	weekly, monthly := schedules.kept[contract.CalibrationSchedule], schedules.kept[contract.EvaluatorsSchedule]
+	require.Equal(t, enums.SCHEDULE_OVERLAP_POLICY_SKIP, weekly.Overlap)
+	action := weekly.Action.(*client.ScheduleWorkflowAction)
 	require.Equal(t, contract.CalibrationID(""), action.ID)
 	require.Equal(t, contract.Calibration, action.Workflow)
-	require.Equal(t, []any{contract.CalibrationInput{Tuning: o.Tuning}}, action.Args)
+	require.Equal(t, []any{contract.CalibrationInput{Tuning: o.Tuning, Bounds: contract.DefaultBounds}}, action.Args)
+	action = monthly.Action.(*client.ScheduleWorkflowAction)
+	require.Equal(t, contract.EvaluatorsID, action.ID)
+	require.Equal(t, []any{contract.CalibrationInput{Tuning: o.Tuning, Evaluators: true}}, action.Args)
+	require.Equal(t, []client.ScheduleRange{{Start: 1}}, monthly.Spec.Calendars[0].DayOfMonth)
 
 	o.Tuning = contract.NewTuning(0.1)
-	require.NoError(t, scheduleCalibration(t.Context(), o), "one that is there goes on")
-	require.Equal(t, []any{contract.CalibrationInput{Tuning: o.Tuning}}, schedules.updated.(*client.ScheduleWorkflowAction).Args, "with the tuning of now")
+	require.NoError(t, scheduleCalibrations(t.Context(), o), "those that are there go on")
+	updated := schedules.updated[contract.CalibrationSchedule].(*client.ScheduleWorkflowAction)
+	require.Equal(t, []any{contract.CalibrationInput{Tuning: o.Tuning, Bounds: contract.DefaultBounds}}, updated.Args, "with the tuning of now")
 
 	schedules.createErr = errAway
-	require.ErrorIs(t, scheduleCalibration(t.Context(), o), errAway)
+	require.ErrorIs(t, scheduleCalibrations(t.Context(), o), errAway)
 }
 
 // all are every attribute that a namespace has to know.

@@ -473,10 +473,17 @@ func calibrationDetails(s contract.CalibrationState) string {
 	if s.Tenant != "" {
 		whose = "**" + s.Tenant + "**"
 	}
-	t.line("Computes the baselines of %s anew: once as it starts, and once more for whoever asks while it runs.", whose)
-	if s.Runs == 0 {
-		t.line("\nThe first run is under way.")
+	if s.Judges {
+		t.line("Judges evaluators against people's ratings.")
 	} else {
+		t.line("Computes the baselines of %s anew: once as it starts, and once more for whoever asks while it runs.", whose)
+	}
+	switch {
+	case s.Runs == 0:
+		t.line("\nThe first run is under way.")
+	case s.Judges:
+		t.line("\nRuns so far: %d. The last one ended at %s UTC.", s.Runs, s.At.UTC().Format(time.DateTime))
+	default:
 		t.line("\nRuns so far: %d. The last one ended at %s UTC and stored %d baselines.", s.Runs, s.At.UTC().Format(time.DateTime), s.Baselines)
 	}
 	if s.Why != "" {
@@ -485,5 +492,54 @@ func calibrationDetails(s contract.CalibrationState) string {
 	if s.Failed != "" {
 		t.line("\n**The last run failed**: %s", stopped(s.Failed))
 	}
+	if s.Drift != nil {
+		t.drift(*s.Drift, s)
+	}
+	for i, d := range s.Evaluators {
+		if i == 0 {
+			t.line("\n### Evaluators\n\n| Evaluator | Standing | Verdict |\n|---|---|---|")
+		}
+		t.line("| %s | %s | %s |", d.EvaluatorVersion, d.Standing, d.Text)
+	}
 	return t.String()
+}
+
+// drift tells how far keys have moved since they were calibrated, those that wait for a person first.
+func (t *text) drift(r contract.DriftReport, s contract.CalibrationState) {
+	t.line("\n### Drift\n\nLevels compared with where they were calibrated: %d; calibrated for the first time: %d.", r.Compared, r.First)
+	if n := r.Open(); n > 0 {
+		t.line("\n**Moves that wait for a person, until %s UTC: %d.** Until then, and after it, their baselines are held on the bound:", s.Expires.UTC().Format(time.DateTime), n)
+		t.line("`flyball calibration approve` or `deny`, or the update `%s`: `{\"verdict\":\"approve\",\"who\":\"…\",\"reason\":\"…\"}`.", contract.Decide)
+	}
+	if s.Expired > 0 {
+		t.line("\nNobody answered %d moves in time: they stay held, and the next calibration asks again.", s.Expired)
+	}
+	if len(r.Refused)+len(r.Confirmed)+len(r.Within) == 0 {
+		return
+	}
+	t.line("\n| Key | Moved since | By | What became of it |\n|---|---|---|---|")
+	row := func(d contract.LevelDrift, became string) {
+		t.line("| %s | %s | %s | %s |", d.Key, d.Since.UTC().Format(time.DateOnly), d, became)
+	}
+	for _, d := range r.Refused {
+		became := "held; "
+		switch d.Verdict {
+		case "":
+			became = "held, waits; "
+		case contract.Approve:
+			became = "approved by " + d.Who + "; "
+		case contract.Deny:
+			became = "held, denied by " + d.Who + "; "
+		}
+		row(d, became+d.Says())
+	}
+	for _, d := range r.Confirmed {
+		row(d, "moved; "+d.Says())
+	}
+	for _, d := range r.Within {
+		row(d, "within its bound")
+	}
+	if r.More > 0 {
+		t.line("\n%d more lie beyond their bounds; answer these first, then calibrate again.", r.More)
+	}
 }

@@ -58,7 +58,18 @@ func TestDetails(t *testing.T) {
 		})),
 		"calibration_begins": calibrationDetails(contract.CalibrationState{Why: "it was started"}),
 		"calibration_failed": calibrationDetails(contract.CalibrationState{Tenant: "org_42", Runs: 3, Baselines: 12, At: three, Why: "once more", Who: "ada", Failed: "ClickHouse is away"}),
-		"autonomy_begins":    autonomyDetails(contract.AutonomyState{Tenant: "org_42"}),
+		"calibration_drifted": calibrationDetails(contract.CalibrationState{Runs: 1, Baselines: 12, At: three, Expires: three.Add(movesWait), Drift: &contract.DriftReport{
+			Compared: 24, First: 2, More: 3,
+			Refused: []contract.LevelDrift{
+				{Key: usage.Key{Tenant: "org_42", Model: "claude-3-opus"}, Measure: contract.CostMeasure, From: 20, To: 20.5, Bound: 0.22, Since: three.AddDate(0, -1, 0)},
+				{Key: usage.Key{Tenant: "org_42", Model: "claude-3-opus"}, Measure: contract.QualityMeasure, From: 0.9, To: 0.8, Bound: 0.05, Since: three.AddDate(0, -1, 0), Verdict: contract.Deny, Who: "ada"},
+			},
+			Within: []contract.LevelDrift{{Key: usage.Key{Tenant: "org_42", Model: "claude-3-opus"}, Measure: contract.CostMeasure, From: 20, To: 19.9, Bound: 0.22, Since: three.AddDate(0, -1, 0)}},
+		}}),
+		"calibration_evaluators": calibrationDetails(contract.CalibrationState{Judges: true, Runs: 1, At: three, Evaluators: []contract.EvaluatorDrift{
+			{EvaluatorVersion: contract.EvaluatorVersion{Evaluator: "helpfulness", Version: "2026-05"}, Standing: contract.Failing, Text: "fails: Spearman 0.41"},
+		}}),
+		"autonomy_begins": autonomyDetails(contract.AutonomyState{Tenant: "org_42"}),
 		"autonomy_earned": autonomyDetails(contract.AutonomyState{Tenant: "org_42", Classes: map[string]contract.Trust{
 			"upgrade": {Rule: "page-severe-quality", Approved: 3}, "downgrade": {Rule: "page-cost-and-quality", Approved: 12, Granted: 2},
 			"hard_stop": {Rule: "runaway"},
@@ -76,7 +87,7 @@ func TestDetails(t *testing.T) {
 	}
 	entries, err := os.ReadDir("testdata/details")
 	require.NoError(t, err)
-	require.Len(t, entries, 27, "a golden file that nothing is compared with")
+	require.Len(t, entries, 29, "a golden file that nothing is compared with")
 }
 
 // The titles head the notices, where there is one line.

@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -93,5 +94,45 @@ func recordRunbook(t *testing.T, s *stage) {
 		require.Empty(t, state.Failed)
 		s.completed(t, id)
 		s.keep(t, "calibrated", id)
+	})
+	t.Run("drifted", func(t *testing.T) {
+		others := usage.Key{Tenant: "org_43", Model: key.Model}
+		s.world.set(func(w *world) {
+			for _, k := range []usage.Key{key, others} {
+				w.levels = append(w.levels, contract.Level{Key: k, Measure: contract.CostMeasure, At: time.Now().AddDate(0, -1, 0), Value: usualLnCost - 1, Bound: 0.2})
+				w.drawn = append(w.drawn, contract.DrawnLevel{Key: k, Measure: contract.CostMeasure, Value: usualLnCost})
+			}
+		})
+		id := contract.CalibrationID("") + "/drifted" // as a schedule adds its time
+		_, err := s.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: id, TaskQueue: contract.TaskQueue}, contract.Calibration, struct{}{})
+		require.NoError(t, err)
+		var state contract.CalibrationState
+		require.Eventually(t, func() bool {
+			s.query(t, id, &state)
+			return state.Drift != nil && state.Drift.Open() == 2
+		}, time.Minute, 50*time.Millisecond)
+		s.update(t, id, contract.Decide, contract.DecideMovesRequest{Verdict: contract.Approve, Tenant: key.Tenant, Model: key.Model, Who: "ada", Reason: "longer prompts"})
+		require.NoError(t, s.client.SignalWorkflow(t.Context(), id, "", contract.Decide, contract.DecideMovesRequest{Verdict: contract.Deny, Who: "bob", Reason: "not meant"}))
+		s.completed(t, id)
+		s.keep(t, "drifted", id)
+		s.world.set(func(w *world) { w.levels, w.drawn = nil, nil })
+	})
+	t.Run("evaluators judged", func(t *testing.T) {
+		s.world.set(func(w *world) {
+			for n := range 120 { // it says the opposite of what people say
+				w.rated = append(w.rated, contract.RatedScore{
+					Key: key, Evaluator: "helpfulness", Version: "1", TraceID: fmt.Sprint(n), At: time.Now(), Human: float64(n) / 120, Judge: 1 - float64(n)/120, Raters: 1,
+				})
+			}
+		})
+		_, err := s.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: contract.EvaluatorsID, TaskQueue: contract.TaskQueue}, contract.Calibration,
+			contract.CalibrationInput{Evaluators: true})
+		require.NoError(t, err)
+		s.completed(t, contract.EvaluatorsID)
+		var state contract.CalibrationState
+		s.query(t, contract.EvaluatorsID, &state)
+		require.True(t, state.Evaluators[0].Failed)
+		s.keep(t, "evaluators", contract.EvaluatorsID)
+		s.world.set(func(w *world) { w.rated = nil })
 	})
 }

@@ -540,6 +540,10 @@ type world struct {
 
 	crowd      int // tenants that use the same model, and fail or not
 	crowdFails bool
+
+	levels []contract.Level // where keys are calibrated, where they are, and what people rated
+	drawn  []contract.DrawnLevel
+	rated  []contract.RatedScore
 }
 
 // crowdMost is how many of them there can be.
@@ -706,6 +710,32 @@ func (w *world) BaselinesStored(context.Context, time.Time) (time.Time, error) {
 func (w *world) AcceptLevel(_ context.Context, k usage.Key, _ time.Time, _, _ string, _ detect.Minimums) (detect.Baseline, error) {
 	return detect.Baseline{Key: k, Version: "accepted"}, nil
 }
+
+func (w *world) Levels(context.Context, string, time.Time) ([]contract.Level, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.levels, nil
+}
+
+func (w *world) DrawnLevels(context.Context, string, time.Time, int) ([]contract.DrawnLevel, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.drawn, nil
+}
+
+func (w *world) SetLevels(context.Context, []contract.Level) error { return nil }
+
+func (w *world) HumanPairs(context.Context, contract.HumanPairsQuery) ([]contract.RatedScore, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rated, nil
+}
+
+func (w *world) EvaluatorHistory(context.Context) ([]contract.EvaluatorRecord, error) {
+	return nil, nil
+}
+
+func (w *world) SetEvaluators(context.Context, []contract.EvaluatorRecord) error { return nil }
 
 func (w *world) RebuildTenant(context.Context, string, time.Time, detect.Minimums) (int, error) {
 	return 1, nil

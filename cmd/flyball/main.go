@@ -78,7 +78,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(policyCommand())
 	root.AddCommand(rerateCommand(), rebuildCommand(), compactCommand())
 	root.AddCommand(complexityCommand(), kpiCommand())
-	root.AddCommand(judgeCommand())
+	root.AddCommand(judgeCommand(), calibrationCommand(connect))
 	root.AddCommand(tokenCommand())
 	root.AddCommand(evaluatorsCommand(), feedbackCommand())
 	root.AddCommand(slackCommand())

@@ -60,7 +60,7 @@ func (s *Store) acceptLevel(ctx context.Context, key usage.Key, at time.Time, wh
 		if level, err = s.drawLevel(ctx, key, at, minimums); err != nil {
 			return detect.Baseline{}, err
 		}
-		level.Slot = slot
+		level.Slot, level.LnCostHeld, level.QualityHeld = slot, 0, 0
 		text, err := json.Marshal(level)
 		if err != nil {
 			return detect.Baseline{}, err
@@ -70,6 +70,9 @@ func (s *Store) acceptLevel(ctx context.Context, key usage.Key, at time.Time, wh
 		}); err != nil {
 			return detect.Baseline{}, err
 		}
+	}
+	if err := s.SetLevels(ctx, calibrated(level, at, who, reason)); err != nil {
+		return detect.Baseline{}, err
 	}
 	// After the level itself: a rebuild that has not seen the level has stored its own baseline by now, or reads
 	// the levels once more when it has.

@@ -163,7 +163,7 @@ ORDER BY computed_at DESC LIMIT 1 BY tenant_id, model`, at, ch.Named("known", mi
 
 // RecomputeBaselines are the baselines of the hour as RebuildBaselines would have computed them, without storing them:
 // from the 15-minute buckets that had ended, as they are now (scores and calls that came in later for them count),
-// incidents as they were by then, and the levels accepted by then.
+// incidents as they were by then, and the levels accepted and calibrated by then.
 func (s *Store) RecomputeBaselines(ctx context.Context, at time.Time, minimums detect.Minimums) (map[usage.Key]detect.Baseline, error) {
 	at = at.UTC().Truncate(time.Hour)
 	q := baselineQuery{At: at, Minimums: minimums}
@@ -182,6 +182,9 @@ func (s *Store) RecomputeBaselines(ctx context.Context, at time.Time, minimums d
 		return nil, err
 	}
 	fill(baselines, accepted, minimums)
+	if err := s.hold(ctx, q, baselines); err != nil {
+		return nil, err
+	}
 	if err := s.expectCalls(ctx, at, baselines); err != nil {
 		return nil, err
 	}

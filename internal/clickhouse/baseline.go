@@ -42,6 +42,8 @@ const (
 //
 // Of a key whose level a person has accepted within the 28 days, only buckets after that are taken, and while fewer
 // than minimums.Buckets count, the accepted level stands.
+//
+// Cost and quality of a key whose level has drifted beyond the bound of where it was calibrated stay on the bound.
 func (s *Store) RebuildBaselines(ctx context.Context, at time.Time, minimums detect.Minimums) (n int, err error) {
 	return s.rebuildBaselines(ctx, baselineQuery{At: at, Minimums: minimums})
 }
@@ -86,6 +88,9 @@ func (s *Store) rebuildBaselines(ctx context.Context, q baselineQuery) (n int, e
 		return 0, err
 	}
 	fill(baselines, accepted, q.Minimums)
+	if err := s.hold(ctx, q, baselines); err != nil {
+		return 0, err
+	}
 	if err := s.expectCalls(ctx, q.At, baselines); err != nil {
 		return 0, err
 	}
@@ -457,6 +462,8 @@ var baselinesTable = table{"baselines", []column{
 	{"velocity", "Float64"},
 	{"velocity_dev", "Float64"},
 	{"least_calls", "Float64"},
+	{"ln_cost_held", "Float64"},
+	{"quality_held", "Float64"},
 }}
 
 // insertBaselines stores the baselines of a slot. Their version says when they were computed, or accepted.
@@ -471,7 +478,7 @@ func (s *Store) insertBaselines(ctx context.Context, slot, at time.Time, baselin
 			uint32(b.QualityBuckets), b.Quality, b.QualityDev, b.QualitySD, b.QualityBucketN,
 			b.SpendPerMinute, b.SpendDev, b.SpendBurst, b.RequestsPerMin, b.Completion, b.CacheHit,
 			uint32(b.OutcomeBuckets), b.OutcomeRate, b.OutcomeDev, b.OutcomeBucketN,
-			uint32(b.VelocityBuckets), b.Velocity, b.VelocityDev, b.LeastCalls,
+			uint32(b.VelocityBuckets), b.Velocity, b.VelocityDev, b.LeastCalls, b.LnCostHeld, b.QualityHeld,
 		}
 	})
 }
@@ -503,7 +510,7 @@ func (s *Store) readBaselines(ctx context.Context, from, where string, slot time
   toInt64(quality_buckets), quality, quality_dev, quality_sd, quality_bucket_n,
   spend_per_minute_pico, spend_dev, spend_burst, requests_per_minute, completion_ratio, cache_hit_rate,
   toInt64(outcome_buckets), outcome_rate, outcome_dev, outcome_bucket_n,
-  toInt64(velocity_buckets), velocity, velocity_dev, least_calls
+  toInt64(velocity_buckets), velocity, velocity_dev, least_calls, ln_cost_held, quality_held
 FROM `+from+`
 WHERE `+where, args...)
 	if err != nil {
@@ -519,7 +526,7 @@ WHERE `+where, args...)
 			&qualityBuckets, &b.Quality, &b.QualityDev, &b.QualitySD, &b.QualityBucketN,
 			&b.SpendPerMinute, &b.SpendDev, &b.SpendBurst, &b.RequestsPerMin, &b.Completion, &b.CacheHit,
 			&outcomeBuckets, &b.OutcomeRate, &b.OutcomeDev, &b.OutcomeBucketN,
-			&velocityBuckets, &b.Velocity, &b.VelocityDev, &b.LeastCalls); err != nil {
+			&velocityBuckets, &b.Velocity, &b.VelocityDev, &b.LeastCalls, &b.LnCostHeld, &b.QualityHeld); err != nil {
 			return nil, fmt.Errorf("reading a baseline: %w", err)
 		}
 		b.Slot, b.CostBuckets, b.QualityBuckets = b.Slot.UTC(), int(costBuckets), int(qualityBuckets)

@@ -20,6 +20,10 @@ var evaluatorsTable = table{"evaluators", []column{
 	{"mapping", "String"},
 	{"anchor_mean", "Float64"},
 	{"anchor_sd", "Float64"},
+	{"anchor_n", "UInt32"},
+	{"anchor_human_mean", "Float64"},
+	{"anchor_human_sd", "Float64"},
+	{"anchor_residual_sd", "Float64"},
 	{"by", "String"},
 	{"reason", "String"},
 }}
@@ -46,7 +50,8 @@ func (s *Store) SetEvaluators(ctx context.Context, records []contract.EvaluatorR
 	err := s.insert(ctx, evaluatorsTable, "", len(records), func(i int) []any {
 		r := &records[i]
 		return []any{
-			r.Evaluator, r.Version, millis(r.Since), string(r.Standing), mappings[i], r.AnchorMean, r.AnchorSD, r.By, r.Reason,
+			r.Evaluator, r.Version, millis(r.Since), string(r.Standing), mappings[i], r.AnchorMean, r.AnchorSD,
+			uint32(r.AnchorN), r.AnchorHumanMean, r.AnchorHumanSD, r.AnchorResidualSD, r.By, r.Reason,
 		}
 	})
 	if err != nil {
@@ -69,14 +74,17 @@ func (s *Store) EvaluatorHistory(ctx context.Context) ([]contract.EvaluatorRecor
 }
 
 func (s *Store) evaluators(ctx context.Context, each int) ([]contract.EvaluatorRecord, error) {
-	records, err := collect(ctx, s, fmt.Sprintf("SELECT evaluator, evaluator_version, since, standing, mapping, anchor_mean, anchor_sd, `by`, reason\n"+
+	records, err := collect(ctx, s, fmt.Sprintf("SELECT evaluator, evaluator_version, since, standing, mapping, anchor_mean, anchor_sd,\n"+
+		"  anchor_n, anchor_human_mean, anchor_human_sd, anchor_residual_sd, `by`, reason\n"+
 		"FROM evaluators FINAL ORDER BY evaluator, evaluator_version, since DESC LIMIT %d BY evaluator, evaluator_version", each), nil,
 		func(rows driver.Rows, r *contract.EvaluatorRecord) error {
 			var mapping string
-			if err := rows.Scan(&r.Evaluator, &r.Version, &r.Since, (*string)(&r.Standing), &mapping, &r.AnchorMean, &r.AnchorSD, &r.By, &r.Reason); err != nil {
+			var rated uint32
+			if err := rows.Scan(&r.Evaluator, &r.Version, &r.Since, (*string)(&r.Standing), &mapping, &r.AnchorMean, &r.AnchorSD,
+				&rated, &r.AnchorHumanMean, &r.AnchorHumanSD, &r.AnchorResidualSD, &r.By, &r.Reason); err != nil {
 				return err
 			}
-			r.Since = r.Since.UTC()
+			r.Since, r.AnchorN = r.Since.UTC(), int(rated)
 			if err := json.Unmarshal([]byte(mapping), &r.Mapping); err != nil {
 				return fmt.Errorf("the mapping of %s %s: %w", r.Evaluator, r.Version, err)
 			}

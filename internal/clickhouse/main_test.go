@@ -45,6 +45,7 @@ func TestStore(t *testing.T) {
 		{"baselines of nothing", testBaselinesEmpty},
 		{"baselines grow", testBaselinesGrow},
 		{"accepted levels", testAccepted},
+		{"calibrated levels", testLevels},
 		{"least calls", testLeastCalls},
 		{"evidence", testEvidence},
 		{"diagnostic query", testDiagnostic},

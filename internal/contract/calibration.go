@@ -8,9 +8,12 @@ import (
 
 // CalibrationInput computes baselines anew, for a tenant or, with an empty one, for all.
 type CalibrationInput struct {
-	Tenant string            `json:"tenant,omitempty"`
-	Tuning Tuning            `json:"tuning"`
-	State  *CalibrationState `json:"state,omitempty"` // after continue-as-new
+	Tenant string `json:"tenant,omitempty"`
+	Tuning Tuning `json:"tuning"`
+	Bounds Bounds `json:"bounds,omitzero"` // zero: the product's
+	// Evaluators judges evaluators against people in place of computing baselines.
+	Evaluators bool              `json:"evaluators,omitempty"`
+	State      *CalibrationState `json:"state,omitempty"` // after continue-as-new
 }
 
 // CalibrationResult is what was done.
@@ -27,6 +30,12 @@ type CalibrationState struct {
 	Why       string    `json:"why"`       // of the last run: weekly, by hand, a new model version
 	Who       string    `json:"who,omitempty"`
 	Failed    string    `json:"failed,omitempty"` // why the last run failed; empty: it did not
+
+	Judges     bool             `json:"judges,omitempty"`     // it judges evaluators, in place of computing baselines
+	Drift      *DriftReport     `json:"drift,omitempty"`      // of the last run that could say
+	Expires    time.Time        `json:"expires,omitzero"`     // when the moves that wait for a person wait no more
+	Expired    int              `json:"expired,omitempty"`    // moves that nobody answered: they stay refused
+	Evaluators []EvaluatorDrift `json:"evaluators,omitempty"` // of the last run, where they are what is calibrated
 }
 
 // RecalibrateRequest asks for one more run.
@@ -51,3 +60,6 @@ type AskRecalibrationRequest struct {
 
 // CalibrationSchedule is the id of the schedule that starts the calibration of all each week.
 const CalibrationSchedule = "calibration-weekly"
+
+// EvaluatorsSchedule is the id of the schedule that has evaluators judged each month.
+const EvaluatorsSchedule = "calibration-monthly"

@@ -69,7 +69,7 @@ const (
 	RerunStep     = "rerun_step"     // update of Incident: RerunStepRequest → IncidentState; signal twin
 	Annotate      = "annotate"       // update of Incident and Group: AnnotateRequest → Note; signal twin
 	DecisionMoved = "decision_moved" // signal to Incident: DecisionState
-	Decide        = "decide"         // update of Decision: DecideRequest → DecisionState; signal twin
+	Decide        = "decide"         // update of Decision: DecideRequest → DecisionState, and of Calibration: DecideMovesRequest → CalibrationState; signal twin
 	Withdraw      = "withdraw"       // signal to Decision: WithdrawMessage
 	Freeze        = "freeze"         // signal to Decision: FreezeMessage
 	AskTrust      = "ask_trust"      // update of Autonomy: TrustRequest → TrustAnswer
@@ -141,6 +141,9 @@ func CalibrationID(tenant string) string {
 	}
 	return "calibration/" + segment(tenant)
 }
+
+// EvaluatorsID is the id of the calibration that judges evaluators.
+const EvaluatorsID = "calibration/" + allTenants + "/evaluators"
 
 // allTenants stands where a calibration has its tenant.
 const allTenants = "all"

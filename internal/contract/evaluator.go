@@ -37,6 +37,12 @@ type EvaluatorRecord struct {
 	// has not been.
 	AnchorMean float64 `json:"anchor_mean,omitempty"`
 	AnchorSD   float64 `json:"anchor_sd,omitempty"`
+
+	// What people said of the same AnchorN calls, and the deviation of its distance from them.
+	AnchorN          int     `json:"anchor_n,omitempty"`
+	AnchorHumanMean  float64 `json:"anchor_human_mean,omitempty"`
+	AnchorHumanSD    float64 `json:"anchor_human_sd,omitempty"`
+	AnchorResidualSD float64 `json:"anchor_residual_sd,omitempty"`
 }
 
 // maxEvaluatorName bounds the names in a record, in bytes, as ingest bounds those of scores.

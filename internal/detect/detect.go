@@ -129,6 +129,10 @@ type Baseline struct {
 	OutcomeRate     float64   `json:"outcome_rate"`     // weighted median of good outcomes per untreated call
 	OutcomeDev      float64   `json:"outcome_dev"`      // 1.4826 × weighted MAD of the buckets' rates
 	OutcomeBucketN  float64   `json:"outcome_bucket_n"` // median untreated calls per bucket
+
+	// What the bound of its calibrated level took off: LnCost + LnCostHeld is what the buckets alone say. 0: nothing.
+	LnCostHeld  float64 `json:"ln_cost_held,omitempty"`
+	QualityHeld float64 `json:"quality_held,omitempty"`
 }
 
 // Facts are what alert.yaml sees of one key at one tick; the cel tags are its variable names. A

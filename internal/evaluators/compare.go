@@ -148,7 +148,7 @@ func Trial(history []contract.EvaluatorRecord, now, against contract.EvaluatorVe
 	if now == against {
 		return contract.EvaluatorRecord{}, fmt.Errorf("%s cannot be on trial against itself", now)
 	}
-	since := instant(history, at, now, against)
+	since := Instant(history, at, now, against)
 	if r := standing(history, against, since); r.Standing != contract.Counting {
 		return contract.EvaluatorRecord{}, fmt.Errorf("%s does not count itself: it is %s", against, r.Standing)
 	}
@@ -166,8 +166,8 @@ func Trial(history []contract.EvaluatorRecord, now, against contract.EvaluatorVe
 	return r, nil
 }
 
-// instant is the earliest at which a change reaches every ingest at once, behind all that is to come for the versions.
-func instant(history []contract.EvaluatorRecord, at time.Time, versions ...contract.EvaluatorVersion) time.Time {
+// Instant is the earliest at which a change reaches every ingest at once, behind all that is to come for the versions.
+func Instant(history []contract.EvaluatorRecord, at time.Time, versions ...contract.EvaluatorVersion) time.Time {
 	since := at.UTC().Add(Lead + time.Second - 1).Truncate(time.Second)
 	for _, r := range history {
 		if slices.ContainsFunc(versions, r.Of) && !r.Since.Before(since) {
@@ -177,9 +177,30 @@ func instant(history []contract.EvaluatorRecord, at time.Time, versions ...contr
 	return since
 }
 
+// Newest is the last record of a version, one that is to come included, or that of an evaluator that nobody has spoken of.
+func Newest(history []contract.EvaluatorRecord, v contract.EvaluatorVersion) contract.EvaluatorRecord {
+	r := contract.EvaluatorRecord{Evaluator: v.Evaluator, Version: v.Version, Standing: contract.Counting}
+	for _, h := range history {
+		if h.Of(v) && h.Since.After(r.Since) {
+			r = h
+		}
+	}
+	return r
+}
+
+// Restore is the record by which a version that failed counts again.
+func Restore(history []contract.EvaluatorRecord, v contract.EvaluatorVersion, at time.Time, who Who) (contract.EvaluatorRecord, error) {
+	r := Newest(history, v)
+	if r.Standing != contract.Failing {
+		return contract.EvaluatorRecord{}, fmt.Errorf("%s is %s: only one that fails is restored", v, r.Standing)
+	}
+	r.Standing, r.Since, r.By, r.Reason = contract.Counting, Instant(history, at, v), who.By, who.Reason
+	return r, nil
+}
+
 // Switch is the records by which the new version counts, through the mapping, and the old one retires, from one instant on.
 func Switch(history []contract.EvaluatorRecord, old, now contract.EvaluatorVersion, m calibrate.Mapping, at time.Time, who Who) ([]contract.EvaluatorRecord, error) {
-	since := instant(history, at, old, now)
+	since := Instant(history, at, old, now)
 	was, will := standing(history, old, since), standing(history, now, since)
 	switch {
 	case old == now:
@@ -203,7 +224,7 @@ func Back(history []contract.EvaluatorRecord, old, now contract.EvaluatorVersion
 	}
 	before := newest.Since.Add(-time.Millisecond)
 	was, will := standing(history, old, before), standing(history, now, before)
-	since := instant(history, at, old, now)
+	since := Instant(history, at, old, now)
 	was.Since, was.By, was.Reason = since, who.By, who.Reason
 	will.Since, will.By, will.Reason = since, who.By, who.Reason
 	return []contract.EvaluatorRecord{was, will}, nil

@@ -126,4 +126,8 @@ CREATE TABLE IF NOT EXISTS savings ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', measured_at)
 CREATE TABLE IF NOT EXISTS shadow_changes ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+CREATE TABLE IF NOT EXISTS calibrated_levels ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+ALTER TABLE baselines ON CLUSTER 'prod'
+ALTER TABLE evaluators ON CLUSTER 'prod'
 
