@@ -5,7 +5,8 @@ import (
 	"github.com/flyball-dev/flyball/internal/policy"
 )
 
-// ActFacts are the facts that ProposeAct would ask act.yaml about, for whoever asks why it answered as it did.
-func (p *Policy) ActFacts(r contract.ActRequest) policy.ActFacts {
+// ActFacts are the facts that ProposeAct would ask act.yaml about, for whoever asks why it answered as it did. It is no
+// method: those are activities.
+func ActFacts(p *Policy, r contract.ActRequest) policy.ActFacts {
 	return p.actFacts(r, p.Set().Tradeoff())
 }

@@ -221,8 +221,8 @@ func (o *explainOptions) fromIncident(ctx context.Context, c config.Config, set 
 	}
 	request := e.request(state, decisions)
 	e.Key, e.At, e.Source = &request.Key, &record.UpdatedAt, "the stored state of "+record.ID
-	asks := activities.Policy{Set: func() *policy.Set { return set }, Rollback: hooks(c.Rollbacks).Has}
-	e.facts = asks.ActFacts(request)
+	asks := &activities.Policy{Set: func() *policy.Set { return set }, Rollback: hooks(c.Rollbacks).Has}
+	e.facts = activities.ActFacts(asks, request)
 	return e, nil
 }
 
