@@ -67,7 +67,7 @@ func (p *Policy) actFacts(r contract.ActRequest, t routing.Tradeoff) policy.ActF
 		Tenant: r.Key.Tenant, TenantClass: string(tenant.Class), RiskClass: string(tenant.Risk), Model: r.Key.Model, Experiment: experiment,
 		Level: string(r.Level), AlertRule: r.Finding.Verdict.Rule, Step: minute(r.Step),
 		CostKnown: f.CostKnown, CostRatio: f.CostRatio, QualityKnown: f.QualityKnown, QualityRatio: f.QualityRatio,
-		SpendKnown: f.SpendKnown, SpendRatio: f.SpendRatio,
+		SpendKnown: f.SpendKnown, SpendRatio: f.SpendRatio, VolumeRatio: f.VolumeRatio,
 		TargetModel: t.Downgrade(r.Key.Tenant, r.Key.Model).Model, UpgradeModel: t.Upgrade(r.Key.Model).Model,
 		CauseFound: runbook.Cause(r.Steps) != "",
 		Provable:   r.Provable, CoolingDown: r.CoolingDown, Frozen: r.Frozen, SamplingRaised: r.Scoring,

@@ -93,7 +93,7 @@ func (c *Course) actFacts(set *policy.Set, key usage.Key, l *life, at time.Time)
 		Tenant: key.Tenant, TenantClass: string(tenant.Class), RiskClass: string(tenant.Risk), Model: model, Experiment: experiment,
 		Level: string(l.Alert.Peak), AlertRule: l.Rule,
 		CostKnown: f.CostKnown, CostRatio: f.CostRatio, QualityKnown: f.QualityKnown, QualityRatio: f.QualityRatio,
-		SpendKnown: f.SpendKnown, SpendRatio: f.SpendRatio,
+		SpendKnown: f.SpendKnown, SpendRatio: f.SpendRatio, VolumeRatio: f.VolumeRatio,
 		TargetModel: t.Downgrade(key.Tenant, key.Model).Model, UpgradeModel: t.Upgrade(key.Model).Model,
 		CauseFound: runbook.Cause(l.Done) != "",
 		Provable:   routing.PlanRollout(perSecond, c.tuning.Limits).Provable,

@@ -20,7 +20,7 @@ const picoPerUSD = 1e12
 func Assemble(o Observation, b Baseline, min Minimums, active Level) Facts {
 	f := Facts{
 		Tenant: o.Key.Tenant, Model: o.Key.Model, Active: string(active),
-		CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1, VelocityRatio: 1,
+		CostRatio: 1, QualityRatio: 1, SpendRatio: 1, VolumeRatio: 1, CompletionChange: 1, VelocityRatio: 1,
 	}
 	of, id, experiment := o.Key.Experiment()
 	if experiment {
@@ -59,6 +59,9 @@ func Assemble(o Observation, b Baseline, min Minimums, active Level) Facts {
 		f.SpendBaseline = b.SpendPerMinute / picoPerUSD
 		f.SpendRatio = o.SpendLastPico / b.SpendPerMinute
 		f.SpendSigmas = spendSigmas(o.SpendLastPico, b)
+		if b.RequestsPerMin > 0 {
+			f.VolumeRatio = float64(o.Recent.Requests) / 5 / b.RequestsPerMin
+		}
 	}
 	// Ratios of sums follow the 5-minute window where it has the minimum: in the longest a fault that
 	// is over would show for a quarter of an hour.

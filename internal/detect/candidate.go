@@ -79,11 +79,12 @@ func (f *Facts) possibleMoney() {
 		f.CostZ = 0
 	}
 	if !f.SpendKnown {
-		f.SpendPerMinute, f.SpendBaseline, f.SpendRatio, f.SpendSigmas = 0, 0, 1, 0
+		f.SpendPerMinute, f.SpendBaseline, f.SpendRatio, f.SpendSigmas, f.VolumeRatio = 0, 0, 1, 0, 1
 		return
 	}
 	f.SpendPerMinute, f.SpendBaseline, f.SpendRatio = ratio(f.SpendPerMinute, f.SpendBaseline, f.SpendRatio)
 	f.SpendSigmas = within(f.SpendSigmas, f.SpendRatio-1)
+	f.VolumeRatio = max(f.VolumeRatio, 0)
 }
 
 func (f *Facts) possibleQuality() {

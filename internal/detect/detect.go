@@ -164,6 +164,7 @@ type Facts struct {
 	SpendPerMinute float64 `cel:"spend_per_minute_usd" json:"spend_per_minute_usd"`
 	SpendBaseline  float64 `cel:"spend_baseline_usd" json:"spend_baseline_usd"`
 	SpendRatio     float64 `cel:"spend_ratio" json:"spend_ratio"`
+	VolumeRatio    float64 `cel:"volume_ratio" json:"volume_ratio"` // calls of the last 5 minutes beside the usual: what of the spend's ratio is their number
 	SpendSigmas    float64 `cel:"spend_sigmas" json:"spend_sigmas"`
 
 	CallsKnown    bool    `cel:"calls_known" json:"calls_known"` // enough calls are expected that none at all means something

@@ -25,6 +25,7 @@ type ActFacts struct {
 	QualityRatio float64 `cel:"quality_ratio" json:"quality_ratio"`
 	SpendKnown   bool    `cel:"spend_known" json:"spend_known"`
 	SpendRatio   float64 `cel:"spend_ratio" json:"spend_ratio"`
+	VolumeRatio  float64 `cel:"volume_ratio" json:"volume_ratio"`
 
 	TargetModel  string `cel:"target_model" json:"target_model"`   // a cheaper model that meets the tenant's floor; empty: none
 	UpgradeModel string `cel:"upgrade_model" json:"upgrade_model"` // a better model; empty: none

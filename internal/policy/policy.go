@@ -23,7 +23,7 @@ import (
 var alertKind = kind{
 	file:     "alert.yaml",
 	facts:    reflect.TypeFor[detect.Facts](),
-	neutral:  reflect.ValueOf(detect.Facts{Active: string(detect.None), CostRatio: 1, QualityRatio: 1, SpendRatio: 1, CompletionChange: 1, VelocityRatio: 1}),
+	neutral:  reflect.ValueOf(detect.Facts{Active: string(detect.None), CostRatio: 1, QualityRatio: 1, SpendRatio: 1, VolumeRatio: 1, CompletionChange: 1, VelocityRatio: 1}),
 	output:   reflect.TypeFor[detect.Verdict](),
 	required: []string{"level", "rule", "reason"},
 	values: map[string][]string{
@@ -34,7 +34,7 @@ var alertKind = kind{
 var actKind = kind{
 	file:     "act.yaml",
 	facts:    reflect.TypeFor[ActFacts](),
-	neutral:  reflect.ValueOf(ActFacts{CostRatio: 1, QualityRatio: 1, SpendRatio: 1}),
+	neutral:  reflect.ValueOf(ActFacts{CostRatio: 1, QualityRatio: 1, SpendRatio: 1, VolumeRatio: 1}),
 	output:   reflect.TypeFor[Proposal](),
 	required: []string{"action", "mode", "rule", "reason"},
 	values: map[string][]string{

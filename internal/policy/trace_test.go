@@ -157,7 +157,7 @@ func TestFactsAreDocumented(t *testing.T) {
 func TestReadFacts(t *testing.T) {
 	facts, err := ReadFacts("act", "f", []byte(`{"cost_known": true, "cost_ratio": 2, "step": 10, "model": "m"}`))
 	require.NoError(t, err)
-	require.Equal(t, ActFacts{CostKnown: true, CostRatio: 2, QualityRatio: 1, SpendRatio: 1, Step: 10, Model: "m"}, facts)
+	require.Equal(t, ActFacts{CostKnown: true, CostRatio: 2, QualityRatio: 1, SpendRatio: 1, VolumeRatio: 1, Step: 10, Model: "m"}, facts)
 	facts, err = WithFact(facts, "model", "")
 	require.NoError(t, err)
 	require.Empty(t, facts.(ActFacts).Model)

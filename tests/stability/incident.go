@@ -131,7 +131,7 @@ func (l *loop) actFacts(plan routing.Plan, now time.Time) policy.ActFacts {
 	facts := policy.ActFacts{
 		Tenant: key.Tenant, TenantClass: string(routing.Standard), RiskClass: string(routing.Ordinary), Model: key.Model, Level: string(i.level),
 		CostKnown: f.CostKnown, CostRatio: f.CostRatio, QualityKnown: f.QualityKnown, QualityRatio: f.QualityRatio,
-		SpendKnown: f.SpendKnown, SpendRatio: f.SpendRatio, TargetModel: "cheaper", UpgradeModel: "better",
+		SpendKnown: f.SpendKnown, SpendRatio: f.SpendRatio, VolumeRatio: f.VolumeRatio, TargetModel: "cheaper", UpgradeModel: "better",
 		CauseFound: runbook.Cause(i.done) != "", ProviderUnhealthy: runbook.Cause(i.done) == runbook.CauseProvider,
 		Provable: plan.Provable, CoolingDown: !l.lastEnd.IsZero() && now.Sub(l.lastEnd) < l.limits.CoolDown,
 		Frozen: i.frozen, SamplingRaised: i.scoring,
