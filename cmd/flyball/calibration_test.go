@@ -69,15 +69,18 @@ func TestCalibrationByCommand(t *testing.T) {
 		asked *contract.DecideMovesRequest
 	}{
 		"a key": {
-			[]string{"approve", "org_42/m", "--who", "ada", "--reason", "longer prompts"}, 0, "approve: 1 move of " + weekly,
+			[]string{"approve", "org_42/m", "--who", "ada", "--reason", "longer prompts"},
+			0, "approve: 1 move of " + weekly,
 			&contract.DecideMovesRequest{Verdict: contract.Approve, Tenant: "org_42", Model: "m", Who: "ada", Reason: "longer prompts"},
 		},
 		"a tenant's costs": {
-			[]string{"deny", "org_43", "--measure", "cost", "--who", "ada", "--reason", "no"}, 0, "deny: 1 move",
+			[]string{"deny", "org_43", "--measure", "cost", "--who", "ada", "--reason", "no"},
+			0, "deny: 1 move",
 			&contract.DecideMovesRequest{Verdict: contract.Deny, Tenant: "org_43", Measure: contract.CostMeasure, Who: "ada", Reason: "no"},
 		},
 		"all": {
-			[]string{"approve", "--all", "--who", "ada", "--reason", "yes"}, 0, "approve: 2 moves",
+			[]string{"approve", "--all", "--who", "ada", "--reason", "yes"},
+			0, "approve: 2 moves",
 			&contract.DecideMovesRequest{Verdict: contract.Approve, Who: "ada", Reason: "yes"},
 		},
 		"none":            {[]string{"approve", "org_44/m", "--who", "ada", "--reason", "yes"}, exitFailed, "no move of these waits", nil},

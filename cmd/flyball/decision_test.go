@@ -33,12 +33,15 @@ func heldDecision(began time.Time) contract.DecisionState {
 	return contract.DecisionState{
 		ID: contract.DecisionID(incident, "downgrade", 1), Status: contract.Released, Reason: "the untreated traffic is well, \"at last\"",
 		Opened: began, ChangedAt: began.Add(30 * time.Minute), Effect: contract.Proven,
-		Input: contract.DecisionInput{Key: peopleKey, Incident: incident, Opened: began,
+		Input: contract.DecisionInput{
+			Key: peopleKey, Incident: incident, Opened: began,
 			Proposal: contract.Proposal{Action: "downgrade", Mode: contract.Ask, Kind: routing.Route, Value: "haiku", Goal: routing.CutCost, Rule: "downgrade", Revision: "r1", Reason: "dear", Approvers: []string{"on-call"}},
-			Finding:  detect.Finding{EvaluatedAt: began, Verdict: detect.Verdict{Level: detect.Page, Rule: "dual", Reason: "cost × 3.00"}, Facts: detect.Facts{CostKnown: true, CostRatio: 3}}},
+			Finding:  detect.Finding{EvaluatedAt: began, Verdict: detect.Verdict{Level: detect.Page, Rule: "dual", Reason: "cost × 3.00"}, Facts: detect.Facts{CostKnown: true, CostRatio: 3}},
+		},
 		Verdict: &contract.DecideRequest{Verdict: contract.Approve, Who: "ada", Reason: "agreed"},
 		History: []contract.Transition{
-			{At: began, Status: contract.AwaitingApproval, Reason: "the policy asks people"}, {At: began.Add(time.Minute), Status: contract.Actuating, Share: 0.5, Reason: "approved by ada"},
+			{At: began, Status: contract.AwaitingApproval, Reason: "the policy asks people"},
+			{At: began.Add(time.Minute), Status: contract.Actuating, Share: 0.5, Reason: "approved by ada"},
 			{At: began.Add(30 * time.Minute), Status: contract.Released, Reason: "well"},
 		},
 		FlagAfter: &routing.Flag{Kind: routing.Route},

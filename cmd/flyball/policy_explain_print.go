@@ -54,7 +54,7 @@ func answered(t policy.Trace) string {
 	case detect.Verdict:
 		return fmt.Sprintf("%s  by %s\n  %s", o.Level, t.Fired, o.Reason)
 	case policy.Proposal:
-		text := fmt.Sprintf("%s", o.Action)
+		text := string(o.Action)
 		if o.Target != "" {
 			text += " " + toward(string(o.Action)) + " " + o.Target
 		}

@@ -161,7 +161,7 @@ func (c *Course) Judge(set *policy.Set, s Seen) error {
 		s.Facts.Active = string(l.Level)
 	}
 	_, _, experiment := s.Key.Experiment()
-	verdict := detect.Verdict{Level: detect.None}
+	var verdict detect.Verdict
 	switch {
 	case s.Key.Pseudo() && c.busy[s.Key.Tenant] > 0:
 		if l == nil {

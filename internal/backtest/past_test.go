@@ -148,8 +148,10 @@ func TestBacktestSeesWhatTheSweepSaw(t *testing.T) {
 	for part := range slices.Chunk(spans, 1000) {
 		l.post("/v1/spans", part)
 	}
-	trial := usage.Span{TraceID: "x", SpanID: "x", Timestamp: time.Now().UTC().Add(-4 * time.Minute), TenantID: opus.Tenant, RequestedModel: opus.Model, Model: opus.Model,
-		Provider: "anthropic", ExperimentID: "ab", Cost: 5e9, Priced: true, Tokens: usage.Tokens{UncachedInput: 10, Output: 5}, LatencyMS: 900, TTFTMS: 100}
+	trial := usage.Span{
+		TraceID: "x", SpanID: "x", Timestamp: time.Now().UTC().Add(-4 * time.Minute), TenantID: opus.Tenant, RequestedModel: opus.Model, Model: opus.Model,
+		Provider: "anthropic", ExperimentID: "ab", Cost: 5e9, Priced: true, Tokens: usage.Tokens{UncachedInput: 10, Output: 5}, LatencyMS: 900, TTFTMS: 100,
+	}
 	require.NoError(t, l.store.InsertSpans(t.Context(), []usage.Span{trial}, "trial"))
 	require.NoError(t, l.store.InsertOutcomes(t.Context(), []usage.Outcome{{ID: "o", TenantID: opus.Tenant, Model: opus.Model, Kind: "ticket", Value: 1, Timestamp: time.Now().UTC().Add(-3 * time.Minute)}}, "outcome"))
 	l.exec(fmt.Sprintf(`INSERT INTO baselines (slot, tenant_id, model, version, cost_buckets, ln_cost, ln_cost_dev, ln_cost_sd, cost_bucket_n, quality_buckets, quality, quality_dev, quality_sd, quality_bucket_n, spend_per_minute_pico, requests_per_minute)

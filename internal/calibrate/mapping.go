@@ -34,10 +34,10 @@ func (m Mapping) Apply(score float64) float64 {
 		return score
 	}
 	i := sort.SearchFloat64s(m.From, score)
-	switch {
-	case i == 0:
+	switch i {
+	case 0:
 		return m.To[0]
-	case i == n:
+	case n:
 		return m.To[n-1]
 	}
 	part := (score - m.From[i-1]) / (m.From[i] - m.From[i-1])

@@ -138,7 +138,7 @@ func testSavings(t *testing.T, s *Store) {
 	// Late calls, and measurements that are recorded twice, and in the wrong order.
 	a.call(500, 2).store(t, s, 3000)
 	second := a.measure(t, s)
-	want, treated = a.saved()
+	want, _ = a.saved()
 	require.Equal(t, want.String(), second.Effect.Saved.Pico.String())
 	older := first
 	older.Effect.Days = append([]effect.Day{{Day: begin.AddDate(0, 0, -1), Compared: 7, Treated: 7, Cost: big.NewInt(7), Saved: big.NewInt(1e15)}}, first.Effect.Days...)

@@ -312,19 +312,19 @@ func (r DrillResult) Title() string {
 // Markdown is the report for people.
 func (r DrillResult) Markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "**%s**: %s.\n\n", r.Verdict, strings.TrimRight(r.Reason, ". "))
-	fmt.Fprintf(&b, "%s UTC, %s, %d calls made up.\n", r.Began.UTC().Format("2006-01-02 15:04:05"), r.Ended.Sub(r.Began).Round(time.Second), r.Calls)
+	b.WriteString(fmt.Sprintf("**%s**: %s.\n\n", r.Verdict, strings.TrimRight(r.Reason, ". ")))
+	b.WriteString(fmt.Sprintf("%s UTC, %s, %d calls made up.\n", r.Began.UTC().Format("2006-01-02 15:04:05"), r.Ended.Sub(r.Began).Round(time.Second), r.Calls))
 	if len(r.Measures) > 0 {
 		b.WriteString("\n| fault | step | took | objective | verdict | |\n| --- | --- | --- | --- | --- | --- |\n")
 	}
 	for _, m := range r.Measures {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", m.Fault, m.Step, m.TookText(), m.SLOText(), m.Verdict, strings.ReplaceAll(m.Note, "|", "/"))
+		b.WriteString(fmt.Sprintf("| %s | %s | %s | %s | %s | %s |\n", m.Fault, m.Step, m.TookText(), m.SLOText(), m.Verdict, strings.ReplaceAll(m.Note, "|", "/")))
 	}
 	for _, id := range r.Incidents {
-		fmt.Fprintf(&b, "\nIncident `%s`.\n", id)
+		b.WriteString(fmt.Sprintf("\nIncident `%s`.\n", id))
 	}
 	if r.Left != "" {
-		fmt.Fprintf(&b, "\n**Left behind**: %s.\n", r.Left)
+		b.WriteString(fmt.Sprintf("\n**Left behind**: %s.\n", r.Left))
 	}
 	return b.String()
 }

@@ -49,9 +49,16 @@ func (e Edge) String() string {
 // share of its baseline.
 func Edges() []Edge {
 	return []Edge{
-		{"cost_ratio", true, askCost}, {"cost_z", true, askCostZ}, {"quality_ratio", false, askQuality}, {"spend_ratio", true, askSpend},
-		{"silent_minutes", true, askSilent - 1}, {"velocity_ratio", false, askVelocity}, {"completion_change", true, askCompletion},
-		{"completion_change", false, askTruncation}, {"cache_hit_rate", false, askCache}, {"cache_hit_baseline", true, askCacheFrom},
+		{"cost_ratio", true, askCost},
+		{"cost_z", true, askCostZ},
+		{"quality_ratio", false, askQuality},
+		{"spend_ratio", true, askSpend},
+		{"silent_minutes", true, askSilent - 1},
+		{"velocity_ratio", false, askVelocity},
+		{"completion_change", true, askCompletion},
+		{"completion_change", false, askTruncation},
+		{"cache_hit_rate", false, askCache},
+		{"cache_hit_baseline", true, askCacheFrom},
 		{"outcome_rate", false, askOutcome},
 	}
 }

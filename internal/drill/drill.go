@@ -228,9 +228,9 @@ func (d *drill) prepare(ctx context.Context) (err error) {
 }
 
 // answer asks every service once, and again while it may only be starting.
-func (d *drill) answer(ctx context.Context) (err error) {
-	ok, last := false, error(nil)
-	ok, err = d.look(ctx, func(ctx context.Context) (bool, error) {
+func (d *drill) answer(ctx context.Context) error {
+	var last error
+	ok, err := d.look(ctx, func(ctx context.Context) (bool, error) {
 		if last = d.traffic.Check(ctx); last == nil {
 			d.tuning, last = d.Loop.Tuning(ctx)
 		}

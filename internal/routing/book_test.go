@@ -98,7 +98,6 @@ type plant struct {
 	now       time.Time
 	book      Book
 	store     *store
-	queue     []Flag // writes on their way, in order; the owner makes one at a time
 	late      []Flag // attempts at writes whose answers were lost: they may reach the store at any time
 	decisions []*decision
 	sent      []Order   // all orders so far: a message may come again
