@@ -20,11 +20,11 @@ FROM (
     toInt64(intDiv(toUnixTimestamp(r.timestamp), 60)) AS minute, r.tenant_id AS tenant, r.requested_model AS model,
     r.experiment_id AS experiment, r.arm AS arm, toInt64(0) AS calls, toInt64(0) AS cost, toInt64(0) AS input, toInt64(0) AS output, toInt64(0) AS cached,
     toInt64(0) AS streams, toInt64(0) AS stream_tokens, toInt64(0) AS stream_ms, toInt64(0) AS outcomes, toInt64(0) AS good,
-    CAST([], 'Array(Int16)') AS costs, groupArrayIf(4096)(toInt16(floor(r.score * 200 + 0.5)), r.arm != 'treated') AS scores
+    CAST([], 'Array(Int16)') AS costs, groupArrayIf(4096)(toInt16(floor(r.calibrated * 200 + 0.5)), r.arm != 'treated') AS scores
   FROM quality AS r
   WHERE r.timestamp >= {oldest:DateTime64(3, 'UTC')} AND r.timestamp < {newest:DateTime64(3, 'UTC')}
     AND r.ingested_at > {after:DateTime64(3, 'UTC')} AND r.ingested_at <= {until:DateTime64(3, 'UTC')}
-    AND r.timestamp >= r.ingested_at - INTERVAL 960 SECOND AND r.kind != 'human' AND r.tenant_id = {tenant:String} AND r.requested_model = {model:String}
+    AND r.timestamp >= r.ingested_at - INTERVAL 960 SECOND AND r.kind != 'human' AND r.counts AND r.tenant_id = {tenant:String} AND r.requested_model = {model:String}
   GROUP BY tick, minute, tenant, model, experiment, arm
   UNION ALL
   SELECT
