@@ -16,7 +16,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/calibrate"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
-	"github.com/flyball-dev/flyball/internal/evaluators"
+	"github.com/flyball-dev/flyball/internal/standing"
 )
 
 // judging is what the commands on stored scores have in common.
@@ -58,11 +58,11 @@ func (o *judging) versions(name, old, now string) (was, will contract.EvaluatorV
 	return contract.EvaluatorVersion{Evaluator: cmp.Or(o.oldName, name), Version: old}, contract.EvaluatorVersion{Evaluator: name, Version: now}
 }
 
-func (o *judging) by(otherwise string) (evaluators.Who, error) {
+func (o *judging) by(otherwise string) (standing.Who, error) {
 	if o.who == "" {
-		return evaluators.Who{}, &exitError{exitUsage, errors.New("say who you are with --who: it is kept with what you say")}
+		return standing.Who{}, &exitError{exitUsage, errors.New("say who you are with --who: it is kept with what you say")}
 	}
-	return evaluators.Who{By: o.who, Reason: cmp.Or(o.reason, otherwise)}, nil
+	return standing.Who{By: o.who, Reason: cmp.Or(o.reason, otherwise)}, nil
 }
 
 // store writes records down, and says so.
@@ -106,7 +106,7 @@ func judgeEvaluatorsCommand() *cobra.Command {
 			if err != nil {
 				return storeError(err)
 			}
-			lines := evaluators.List(history, scores, now)
+			lines := standing.List(history, scores, now)
 			if o.asJSON {
 				return writeLines(cmd.OutOrStdout(), lines)
 			}
@@ -118,7 +118,7 @@ func judgeEvaluatorsCommand() *cobra.Command {
 	return cmd
 }
 
-func printEvaluators(out io.Writer, lines []evaluators.Line) error {
+func printEvaluators(out io.Writer, lines []standing.Line) error {
 	if len(lines) == 0 {
 		_, err := fmt.Fprintln(out, "No evaluator has given a score, and nobody has spoken of one.")
 		return err
@@ -167,7 +167,7 @@ func trialCommand() *cobra.Command {
 				return storeError(err)
 			}
 			old, now := o.versions(args[0], against, args[1])
-			record, err := evaluators.Trial(history, now, old, time.Now(), who)
+			record, err := standing.Trial(history, now, old, time.Now(), who)
 			if err != nil {
 				return &exitError{exitFailed, err}
 			}
@@ -216,7 +216,7 @@ calls a share is taken.`,
 
 // compared is what the store says of two versions.
 type compared struct {
-	evaluators.Comparison
+	standing.Comparison
 	Part  int    `json:"one_in"` // of the calls, when there are too many
 	Ready bool   `json:"ready"`
 	Why   string `json:"why,omitempty"` // it is not ready
@@ -246,9 +246,9 @@ func (o *judging) compare(ctx context.Context, store *clickhouse.Store, old, now
 		}
 		rated = append(rated, of...)
 	}
-	inForce, _ := evaluators.InForce(c.history, old, at)
-	c.Comparison, c.Part = evaluators.Compare(old, now, both, inForce.Mapping, rated), part
-	c.pairs = evaluators.PairsOf(both, inForce.Mapping)
+	inForce, _ := standing.InForce(c.history, old, at)
+	c.Comparison, c.Part = standing.Compare(old, now, both, inForce.Mapping, rated), part
+	c.pairs = standing.PairsOf(both, inForce.Mapping)
 	if err := c.Comparison.Ready(); err != nil {
 		c.Why = err.Error()
 	}
@@ -325,7 +325,7 @@ scale of the baselines by a mapping that is fitted to the calls that both have s
 Baselines stay as they are. Scores count by their own time, however late they come.
 
 It is refused while both have scored fewer than %d calls, or ran beside each other for less than a week, or the new one does
-not agree with people. --force does it all the same; --back undoes the last switch of the two.`, evaluators.Lead, calibrate.LeastPairs),
+not agree with people. --force does it all the same; --back undoes the last switch of the two.`, standing.Lead, calibrate.LeastPairs),
 		Example: "  flyball judge switch helpfulness 2026-05 2026-06\n" +
 			"  flyball judge switch helpfulness 2026-05 2026-06 --mapping quantile\n" +
 			"  flyball judge switch helpfulness 2026-05 2026-06 --back",
@@ -382,7 +382,7 @@ func (o *judging) switchRecords(ctx context.Context, store *clickhouse.Store, ol
 	if err != nil {
 		return nil, err
 	}
-	records, err := evaluators.Switch(c.history, old, now, calibrate.Fit(method, c.pairs), time.Now(), who)
+	records, err := standing.Switch(c.history, old, now, calibrate.Fit(method, c.pairs), time.Now(), who)
 	if err != nil {
 		return nil, &exitError{exitFailed, err}
 	}
@@ -398,7 +398,7 @@ func (o *judging) backRecords(ctx context.Context, store *clickhouse.Store, old,
 	if err != nil {
 		return nil, storeError(err)
 	}
-	records, err := evaluators.Back(history, old, now, time.Now(), who)
+	records, err := standing.Back(history, old, now, time.Now(), who)
 	if err != nil {
 		return nil, &exitError{exitFailed, err}
 	}

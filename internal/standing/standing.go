@@ -1,6 +1,6 @@
-// Package evaluators tells ingest, from memory, what an evaluator's score counts for and what it is on the scale of
+// Package standing tells ingest, from memory, what an evaluator's score counts for and what it is on the scale of
 // baselines. It hides that other processes change that, and that the store may be away.
-package evaluators
+package standing
 
 import (
 	"context"
