@@ -229,13 +229,14 @@ func (p *Pipeline) judge(ctx context.Context, c toJudge) {
 }
 
 // emit makes the quality event of a score: of the call's own moment, so that a backlog moves no score into another
-// window, and with the call's dimensions, so that it lands at once.
+// window, and with the call's dimensions, so that it lands at once. What the file says of its standing holds unless ingest
+// knows of a record that says another.
 func (p *Pipeline) emit(s *usage.Span, e *Evaluator, kind string, score, confidence float64) {
 	p.scores <- usage.Quality{
 		ID: scoreID(s, e), TraceID: s.TraceID, SpanID: s.SpanID, TenantID: s.TenantID, Model: s.RequestedModel,
 		ServedModel: s.Model, Provider: s.Provider, PromptTemplate: s.PromptTemplate, ExperimentID: s.ExperimentID,
 		Arm: s.Arm, Evaluator: e.Name, EvaluatorVersion: e.Version, Score: score, Confidence: confidence, Kind: kind,
-		Timestamp: s.Timestamp,
+		Timestamp: s.Timestamp, Aside: e.Trial,
 	}
 }
 

@@ -110,8 +110,9 @@ func TestPipelineScores(t *testing.T) {
 	require.Equal(t, usage.Quality{
 		ID: q.ID, TraceID: "trace-1", SpanID: "s", TenantID: "org", Model: "asked", ServedModel: "served", Provider: "openai",
 		PromptTemplate: "p1", ExperimentID: "x", Arm: usage.Treated, Evaluator: "no-refusal", EvaluatorVersion: q.EvaluatorVersion,
-		Kind: "heuristic", Confidence: 1, Timestamp: s.Timestamp,
+		Kind: "heuristic", Confidence: 1, Timestamp: s.Timestamp, Aside: true,
 	}, q)
+	require.False(t, got["helpful"].Aside)
 	require.NotEmpty(t, in.spans)
 	require.Equal(t, "flyball-judge", in.spans[0].TenantID)
 	require.False(t, p.Wants(&in.spans[0]), "the judge's own calls are not judged")

@@ -44,7 +44,7 @@ func New(store Store, log *slog.Logger) *Registry {
 }
 
 // Apply writes into the score what its evaluator counted for at the score's own time. People's ratings, and those of
-// evaluators that nobody has spoken of by then, stay as they are. It never waits.
+// evaluators that nobody has spoken of by then, stay as they came. It never waits.
 func (r *Registry) Apply(q *usage.Quality) {
 	if q.Kind == "human" {
 		return
