@@ -108,6 +108,8 @@ func (s *Shadow) Begin(ctx context.Context, live, shadow *policy.Set, now time.T
 // restore goes on from what was stored last. When shadow mode has been away for long, that says nothing of now: what was
 // open ends where it was last seen.
 func (s *Shadow) restore(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
 	rows, err := s.store.ShadowStates(ctx)
 	if err != nil {
 		return err
