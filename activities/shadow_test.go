@@ -192,6 +192,24 @@ func TestShadowKeepsNobodyWaiting(t *testing.T) {
 	require.Equal(t, [][]told{nil, {page(opus)}}, heard, "where it was, and what it found")
 }
 
+// A state that cannot be read, of another version say, ends what it is of and keeps nothing else from being followed.
+func TestShadowGoesOnFromWhatItCanRead(t *testing.T) {
+	t.Parallel()
+	rows := &fakeShadows{}
+	p := shadowed(t, rows)
+	p.ticks(t, 0, time.Minute, seen(opus, 1.3, 1))
+	for i := range rows.rows {
+		if rows.rows[i].State != "" {
+			rows.rows[i].State = `{"alert":1}`
+		}
+	}
+	p = shadowed(t, rows)
+	p.ticks(t, time.Minute, 90*time.Second, seen(opus, 1.3, 1))
+	e := rows.report(t).Sets[1].Episodes
+	require.Len(t, e, 2)
+	require.Equal(t, now.Add(80*time.Second), e[1].From, "it begins anew")
+}
+
 func TestShadowWaitsForItsStore(t *testing.T) {
 	t.Parallel()
 	rows := &fakeShadows{err: errAway}
