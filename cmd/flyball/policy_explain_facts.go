@@ -47,7 +47,7 @@ func (o *explainOptions) fromTelemetry(ctx context.Context, c config.Config, sto
 	if err != nil {
 		return e, storeError(err)
 	}
-	baseline, err := t.baseline(ctx, of, at)
+	baseline, err := t.baseline(ctx, of, minimums, at)
 	if err != nil {
 		return e, storeError(err)
 	}
@@ -75,6 +75,8 @@ type telling struct {
 	seen  detect.Observation
 	any   bool  // it had calls, scores or outcomes in the longest window
 	later int64 // calls and scores that were stored too late for the sweep
+
+	expected bool // of usage.Everything: calls of anybody are to expect
 }
 
 func (t *telling) note(format string, args ...any) {
@@ -115,18 +117,17 @@ func (t *telling) past(ctx context.Context, at time.Time, late bool) (err error)
 }
 
 // baseline is what the key was compared with: for all telemetry together, the calls that all keys make.
-func (t *telling) baseline(ctx context.Context, of usage.Key, at time.Time) (detect.Baseline, error) {
+func (t *telling) baseline(ctx context.Context, of usage.Key, minimums detect.Minimums, at time.Time) (detect.Baseline, error) {
 	if of != usage.Everything {
 		return t.store.Baseline(ctx, of, at)
 	}
 	all, err := t.store.Baselines(ctx, at)
-	b := detect.Baseline{Key: of}
-	for key, one := range all {
-		if b.Slot = one.Slot; !key.Pseudo() {
-			b.LeastCalls += one.LeastCalls
-		}
+	if err != nil {
+		return detect.Baseline{}, err
 	}
-	return b, err
+	b, expected := new(detect.Silences).Expect(all, minimums.Cost, func(string) bool { return true }, at)
+	t.expected = expected
+	return b, nil
 }
 
 // silence says for how long a key that is expected to call has not, and refuses one of which nothing is known.
@@ -145,7 +146,7 @@ func (t *telling) silence(ctx context.Context, at time.Time, b detect.Baseline, 
 	if err != nil {
 		return storeError(err)
 	}
-	if b.LeastCalls > 0 && b.LeastCalls >= float64(minimums.Cost) {
+	if t.expected || detect.Expects(b, t.key, minimums.Cost) {
 		t.seen.Silence = 24 * time.Hour
 		if !last.IsZero() {
 			t.seen.Silence = at.Sub(last)
