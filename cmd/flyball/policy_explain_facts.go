@@ -76,6 +76,7 @@ type telling struct {
 	any   bool  // it had calls, scores or outcomes in the longest window
 	later int64 // calls and scores that were stored too late for the sweep
 
+	then     bool // only what was stored by the moment counts, of baselines too
 	expected bool // of usage.Everything: calls of anybody are to expect
 }
 
@@ -99,7 +100,7 @@ func (t *telling) live(ctx context.Context, at time.Time) error {
 func (t *telling) past(ctx context.Context, at time.Time, late bool) (err error) {
 	q := clickhouse.ObserveQuery{Key: t.key, At: at, StoredBy: at.Add(tickLag)}
 	t.e.Source = fmt.Sprintf("stored calls, scores and outcomes up to that moment, as far as they were stored %v later", tickLag)
-	if late {
+	if t.then = !late; late {
 		t.e.Source, q.StoredBy = "stored calls, scores and outcomes up to that moment", time.Time{}
 	}
 	if t.seen, t.any, err = t.store.Observe(ctx, q); err != nil {
@@ -118,12 +119,16 @@ func (t *telling) past(ctx context.Context, at time.Time, late bool) (err error)
 
 // baseline is what the key was compared with: for all telemetry together, the calls that all keys make.
 func (t *telling) baseline(ctx context.Context, of usage.Key, minimums detect.Minimums, at time.Time) (detect.Baseline, error) {
-	if of != usage.Everything {
+	if of != usage.Everything && !t.then {
 		return t.store.Baseline(ctx, of, at)
 	}
-	all, err := t.store.Baselines(ctx, at)
-	if err != nil {
-		return detect.Baseline{}, err
+	read := t.store.Baselines
+	if t.then {
+		read = t.store.BaselinesKnown
+	}
+	all, err := read(ctx, at)
+	if err != nil || of != usage.Everything {
+		return all[of], err
 	}
 	b, expected := new(detect.Silences).Expect(all, minimums.Cost, func(string) bool { return true }, at)
 	t.expected = expected
