@@ -24,7 +24,8 @@ type judging struct {
 	stored
 	who, reason string
 	oldName     string // of the evaluator that is replaced, where it is not another version of the same
-	since       time.Duration
+	since       string
+	from        time.Time // that since says
 	asJSON      bool
 }
 
@@ -44,8 +45,20 @@ func (o *judging) oldFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.oldName, "old-evaluator", "", "name of the old evaluator (default: the same)")
 }
 
+func (o *judging) sinceFlag(cmd *cobra.Command, since, what string) {
+	cmd.Flags().StringVar(&o.since, "since", since, what+": 7d, 36h, 2026-01-15 or 2026-01-15T09:00:00Z (UTC)")
+}
+
 // open connects to where scores are stored.
 func (o *judging) open(cmd *cobra.Command) (*clickhouse.Store, error) {
+	now := time.Now().UTC()
+	var err error
+	if o.from, err = parseSince("--since", o.since, now); err == nil && !o.from.Before(now) {
+		err = fmt.Errorf("--since %q is not in the past", o.since)
+	}
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
 	c, err := o.configuration()
 	if err != nil {
 		return nil, err
@@ -89,7 +102,7 @@ func judgeEvaluatorsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "evaluators",
 		Short:   "List the evaluators, what their scores count for, and what they gave lately",
-		Example: "  flyball judge evaluators\n  flyball judge evaluators --json --since 24h",
+		Example: "  flyball judge evaluators\n  flyball judge evaluators --json --since 1d",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, err := o.open(cmd)
@@ -102,7 +115,7 @@ func judgeEvaluatorsCommand() *cobra.Command {
 			if err != nil {
 				return storeError(err)
 			}
-			scores, err := store.EvaluatorScores(cmd.Context(), now.Add(-o.since), now.Add(time.Hour))
+			scores, err := store.EvaluatorScores(cmd.Context(), o.from, now.Add(time.Hour))
 			if err != nil {
 				return storeError(err)
 			}
@@ -114,7 +127,7 @@ func judgeEvaluatorsCommand() *cobra.Command {
 		},
 	}
 	o.flags(cmd)
-	cmd.Flags().DurationVar(&o.since, "since", 7*24*time.Hour, "how far back scores are counted")
+	o.sinceFlag(cmd, "7d", "count scores since then")
 	return cmd
 }
 
@@ -189,7 +202,7 @@ ones, and which mapping would put them on the same scale: the quantile mapping, 
 isotonic one, which errs least on each call, by errors on calls that the fit has not seen; also how far each agrees
 with people where they rated calls, and what a switch would do to each tenant's model. Of more than 100,000
 calls a share is taken.`,
-		Example: "  flyball judge compare helpfulness 2026-05 2026-06\n  flyball judge compare helpfulness 2026-05 2026-06 --since 720h --json",
+		Example: "  flyball judge compare helpfulness 2026-05 2026-06\n  flyball judge compare helpfulness 2026-05 2026-06 --since 30d --json",
 		Args:    cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := o.open(cmd)
@@ -210,7 +223,7 @@ calls a share is taken.`,
 	}
 	o.flags(cmd)
 	o.oldFlag(cmd)
-	cmd.Flags().DurationVar(&o.since, "since", 7*24*time.Hour, "how far back")
+	o.sinceFlag(cmd, "7d", "compare calls since then")
 	return cmd
 }
 
@@ -232,14 +245,14 @@ func (o *judging) compare(ctx context.Context, store *clickhouse.Store, old, now
 	if c.history, err = store.EvaluatorHistory(ctx); err != nil {
 		return nil, storeError(err)
 	}
-	both, part, err := store.BothScored(ctx, contract.BothScoredQuery{Old: old, New: now, From: at.Add(-o.since), To: at.Add(time.Hour)})
+	both, part, err := store.BothScored(ctx, contract.BothScoredQuery{Old: old, New: now, From: o.from, To: at.Add(time.Hour)})
 	if err != nil {
 		return nil, storeError(err)
 	}
 	var rated []contract.RatedScore
 	for _, v := range []contract.EvaluatorVersion{old, now} {
 		of, err := store.HumanPairs(ctx, contract.HumanPairsQuery{
-			Evaluator: v.Evaluator, Version: v.Version, From: at.Add(-o.since), To: at.Add(time.Hour),
+			Evaluator: v.Evaluator, Version: v.Version, From: o.from, To: at.Add(time.Hour),
 		})
 		if err != nil {
 			return nil, storeError(err)
@@ -358,7 +371,7 @@ not agree with people. --force does it all the same; --back undoes the last swit
 	cmd.Flags().StringVar(&mapping, "mapping", "auto", "auto (the better one by held-out error), isotonic, quantile or none")
 	cmd.Flags().BoolVar(&force, "force", false, "although it is not ready")
 	cmd.Flags().BoolVar(&back, "back", false, "undo the last switch of the two")
-	cmd.Flags().DurationVar(&o.since, "since", 30*24*time.Hour, "how far back calls are compared")
+	o.sinceFlag(cmd, "30d", "compare calls since then")
 	return cmd
 }
 
