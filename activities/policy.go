@@ -45,10 +45,6 @@ func (p *Policy) ProposeAct(_ context.Context, r contract.ActRequest) (contract.
 	if proposal.Action == policy.NoAction {
 		return out, nil
 	}
-	// Not a matter of policy: whoever writes one that forgets it must not act on such a tenant's traffic by that.
-	if set.Tradeoff().Tenant(r.Key.Tenant).Risk == routing.Regulated && out.Mode == contract.Auto {
-		out.Mode, out.Reason = contract.Ask, out.Reason+"; a regulated tenant always asks"
-	}
 	out.Action, out.Kind, out.Goal = string(proposal.Action), kinds[proposal.Action], goals[proposal.Action]
 	if out.Goal == "" {
 		out.Goal = routing.CutCost

@@ -17,18 +17,27 @@ import (
 
 // fakeShadows is the store of what shadow mode finds.
 type fakeShadows struct {
-	rows []clickhouse.ShadowRow
-	err  error
+	rows   []clickhouse.ShadowRow
+	err    error
+	before func(ctx context.Context) // of every question; may be nil
 }
 
-func (f *fakeShadows) RecordShadow(_ context.Context, rows []clickhouse.ShadowRow) error {
+func (f *fakeShadows) ask(ctx context.Context) {
+	if f.before != nil {
+		f.before(ctx)
+	}
+}
+
+func (f *fakeShadows) RecordShadow(ctx context.Context, rows []clickhouse.ShadowRow) error {
+	f.ask(ctx)
 	if f.err == nil {
 		f.rows = append(f.rows, rows...)
 	}
 	return f.err
 }
 
-func (f *fakeShadows) ShadowStates(context.Context) ([]clickhouse.ShadowRow, error) {
+func (f *fakeShadows) ShadowStates(ctx context.Context) ([]clickhouse.ShadowRow, error) {
+	f.ask(ctx)
 	type of struct {
 		key usage.Key
 		set string
@@ -165,6 +174,40 @@ func TestShadowGoesOnAfterARestart(t *testing.T) {
 	require.Len(t, e, 2)
 	require.WithinDuration(t, now.Add(10*time.Minute+20*time.Second), e[1].To, time.Second, "it ends where it was last seen")
 	require.Contains(t, rows.report(t).Notes[0], "shadow mode ran")
+}
+
+// However slow the store of shadow mode is, loops hear what the live set found before it is waited for, and it is never
+// waited for without an end.
+func TestShadowKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	rows := &fakeShadows{}
+	p := shadowed(t, rows)
+	var heard [][]told
+	rows.before = func(ctx context.Context) {
+		_, bounded := ctx.Deadline()
+		require.True(t, bounded)
+		heard = append(heard, p.loops.heard())
+	}
+	p.see(t, 0, ill(opus))
+	require.Equal(t, [][]told{nil, {page(opus)}}, heard, "where it was, and what it found")
+}
+
+// A state that cannot be read, of another version say, ends what it is of and keeps nothing else from being followed.
+func TestShadowGoesOnFromWhatItCanRead(t *testing.T) {
+	t.Parallel()
+	rows := &fakeShadows{}
+	p := shadowed(t, rows)
+	p.ticks(t, 0, time.Minute, seen(opus, 1.3, 1))
+	for i := range rows.rows {
+		if rows.rows[i].State != "" {
+			rows.rows[i].State = `{"alert":1}`
+		}
+	}
+	p = shadowed(t, rows)
+	p.ticks(t, time.Minute, 90*time.Second, seen(opus, 1.3, 1))
+	e := rows.report(t).Sets[1].Episodes
+	require.Len(t, e, 2)
+	require.Equal(t, now.Add(80*time.Second), e[1].From, "it begins anew")
 }
 
 func TestShadowWaitsForItsStore(t *testing.T) {

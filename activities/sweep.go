@@ -199,11 +199,12 @@ func (s *sweep) tick(ctx context.Context, now time.Time) error {
 	}
 	s.beginShadow(ctx, now)
 	findings, unjudged := s.judge(observations, at, now)
-	s.endShadow(ctx)
 	s.report.Ticks++
 	s.report.LastTick = now
 	messages, ungrouped := s.group(ctx, findings, now)
-	return errors.Join(blind, unjudged, ungrouped, s.tell(ctx, messages, now))
+	untold := s.tell(ctx, messages, now)
+	s.endShadow(ctx) // behind everything that somebody waits for
+	return errors.Join(blind, unjudged, ungrouped, untold)
 }
 
 // watchFlags notices that the store of flags has begun a new life, and has every open loop told at this

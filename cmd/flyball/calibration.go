@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flyball-dev/flyball/internal/contract"
-	"github.com/flyball-dev/flyball/internal/evaluators"
 	"github.com/flyball-dev/flyball/internal/inbox"
+	"github.com/flyball-dev/flyball/internal/standing"
 )
 
 // calibrationCommand has baselines and evaluators calibrated, and says what becomes of what has drifted.
@@ -168,7 +168,7 @@ func restoreCommand() *cobra.Command {
 			if err != nil {
 				return storeError(err)
 			}
-			record, err := evaluators.Restore(history, contract.EvaluatorVersion{Evaluator: args[0], Version: args[1]}, time.Now(), who)
+			record, err := standing.Restore(history, contract.EvaluatorVersion{Evaluator: args[0], Version: args[1]}, time.Now(), who)
 			if err != nil {
 				return &exitError{exitFailed, err}
 			}

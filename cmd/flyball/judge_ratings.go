@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/flyball-dev/flyball/internal/evaluators"
 	"github.com/flyball-dev/flyball/internal/replay"
+	"github.com/flyball-dev/flyball/internal/standing"
 )
 
 func ratingsCommand() *cobra.Command {
@@ -45,9 +45,9 @@ a row was refused or unreadable, 3 when the API is away.`,
 			if err != nil {
 				return err
 			}
-			var of *evaluators.Scale
+			var of *standing.Scale
 			if scale != "" {
-				s, err := evaluators.ParseScale(scale)
+				s, err := standing.ParseScale(scale)
 				if err != nil {
 					return &exitError{exitUsage, fmt.Errorf("--scale: %w", err)}
 				}
@@ -78,7 +78,7 @@ type ratingSender struct {
 	result replay.Result
 }
 
-func sendRatings(ctx context.Context, name string, file *os.File, scale *evaluators.Scale, url string, out, errs io.Writer) error {
+func sendRatings(ctx context.Context, name string, file *os.File, scale *standing.Scale, url string, out, errs io.Writer) error {
 	info, err := file.Stat()
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -88,7 +88,7 @@ func sendRatings(ctx context.Context, name string, file *os.File, scale *evaluat
 		progressbar.OptionSetWriter(errs), progressbar.OptionSetDescription(filepath.Base(name)),
 		progressbar.OptionShowBytes(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(),
 		progressbar.OptionSetVisibility(terminal != nil && term.IsTerminal(int(terminal.Fd()))))
-	rows, err := evaluators.ReadRatings(io.TeeReader(file, bar), scale, time.Now())
+	rows, err := standing.ReadRatings(io.TeeReader(file, bar), scale, time.Now())
 	if err != nil {
 		return &exitError{exitUsage, fmt.Errorf("%s: %w", name, err)}
 	}
@@ -125,10 +125,10 @@ func sendRatings(ctx context.Context, name string, file *os.File, scale *evaluat
 	return nil
 }
 
-func (s *ratingSender) sendAll(ctx context.Context, rows *evaluators.Ratings) error {
+func (s *ratingSender) sendAll(ctx context.Context, rows *standing.Ratings) error {
 	for {
 		rating, err := rows.Next()
-		var row *evaluators.RowError
+		var row *standing.RowError
 		switch {
 		case errors.Is(err, io.EOF):
 			return s.flush(ctx)

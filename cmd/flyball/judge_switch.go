@@ -16,7 +16,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/calibrate"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/contract"
-	"github.com/flyball-dev/flyball/internal/evaluators"
+	"github.com/flyball-dev/flyball/internal/standing"
 )
 
 // judging is what the commands on stored scores have in common.
@@ -24,7 +24,8 @@ type judging struct {
 	stored
 	who, reason string
 	oldName     string // of the evaluator that is replaced, where it is not another version of the same
-	since       time.Duration
+	since       string
+	from        time.Time // that since says
 	asJSON      bool
 }
 
@@ -44,8 +45,20 @@ func (o *judging) oldFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.oldName, "old-evaluator", "", "name of the old evaluator (default: the same)")
 }
 
+func (o *judging) sinceFlag(cmd *cobra.Command, since, what string) {
+	cmd.Flags().StringVar(&o.since, "since", since, what+": 7d, 36h, 2026-01-15 or 2026-01-15T09:00:00Z (UTC)")
+}
+
 // open connects to where scores are stored.
 func (o *judging) open(cmd *cobra.Command) (*clickhouse.Store, error) {
+	now := time.Now().UTC()
+	var err error
+	if o.from, err = parseSince("--since", o.since, now); err == nil && !o.from.Before(now) {
+		err = fmt.Errorf("--since %q is not in the past", o.since)
+	}
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
 	c, err := o.configuration()
 	if err != nil {
 		return nil, err
@@ -58,11 +71,11 @@ func (o *judging) versions(name, old, now string) (was, will contract.EvaluatorV
 	return contract.EvaluatorVersion{Evaluator: cmp.Or(o.oldName, name), Version: old}, contract.EvaluatorVersion{Evaluator: name, Version: now}
 }
 
-func (o *judging) by(otherwise string) (evaluators.Who, error) {
+func (o *judging) by(otherwise string) (standing.Who, error) {
 	if o.who == "" {
-		return evaluators.Who{}, &exitError{exitUsage, errors.New("say who you are with --who: it is kept with what you say")}
+		return standing.Who{}, &exitError{exitUsage, errors.New("say who you are with --who: it is kept with what you say")}
 	}
-	return evaluators.Who{By: o.who, Reason: cmp.Or(o.reason, otherwise)}, nil
+	return standing.Who{By: o.who, Reason: cmp.Or(o.reason, otherwise)}, nil
 }
 
 // store writes records down, and says so.
@@ -89,7 +102,7 @@ func judgeEvaluatorsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "evaluators",
 		Short:   "List the evaluators, what their scores count for, and what they gave lately",
-		Example: "  flyball judge evaluators\n  flyball judge evaluators --json --since 24h",
+		Example: "  flyball judge evaluators\n  flyball judge evaluators --json --since 1d",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, err := o.open(cmd)
@@ -102,11 +115,11 @@ func judgeEvaluatorsCommand() *cobra.Command {
 			if err != nil {
 				return storeError(err)
 			}
-			scores, err := store.EvaluatorScores(cmd.Context(), now.Add(-o.since), now.Add(time.Hour))
+			scores, err := store.EvaluatorScores(cmd.Context(), o.from, now.Add(time.Hour))
 			if err != nil {
 				return storeError(err)
 			}
-			lines := evaluators.List(history, scores, now)
+			lines := standing.List(history, scores, now)
 			if o.asJSON {
 				return writeLines(cmd.OutOrStdout(), lines)
 			}
@@ -114,11 +127,11 @@ func judgeEvaluatorsCommand() *cobra.Command {
 		},
 	}
 	o.flags(cmd)
-	cmd.Flags().DurationVar(&o.since, "since", 7*24*time.Hour, "how far back scores are counted")
+	o.sinceFlag(cmd, "7d", "count scores since then")
 	return cmd
 }
 
-func printEvaluators(out io.Writer, lines []evaluators.Line) error {
+func printEvaluators(out io.Writer, lines []standing.Line) error {
 	if len(lines) == 0 {
 		_, err := fmt.Fprintln(out, "No evaluator has given a score, and nobody has spoken of one.")
 		return err
@@ -167,7 +180,7 @@ func trialCommand() *cobra.Command {
 				return storeError(err)
 			}
 			old, now := o.versions(args[0], against, args[1])
-			record, err := evaluators.Trial(history, now, old, time.Now(), who)
+			record, err := standing.Trial(history, now, old, time.Now(), who)
 			if err != nil {
 				return &exitError{exitFailed, err}
 			}
@@ -189,7 +202,7 @@ ones, and which mapping would put them on the same scale: the quantile mapping, 
 isotonic one, which errs least on each call, by errors on calls that the fit has not seen; also how far each agrees
 with people where they rated calls, and what a switch would do to each tenant's model. Of more than 100,000
 calls a share is taken.`,
-		Example: "  flyball judge compare helpfulness 2026-05 2026-06\n  flyball judge compare helpfulness 2026-05 2026-06 --since 720h --json",
+		Example: "  flyball judge compare helpfulness 2026-05 2026-06\n  flyball judge compare helpfulness 2026-05 2026-06 --since 30d --json",
 		Args:    cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := o.open(cmd)
@@ -210,13 +223,13 @@ calls a share is taken.`,
 	}
 	o.flags(cmd)
 	o.oldFlag(cmd)
-	cmd.Flags().DurationVar(&o.since, "since", 7*24*time.Hour, "how far back")
+	o.sinceFlag(cmd, "7d", "compare calls since then")
 	return cmd
 }
 
 // compared is what the store says of two versions.
 type compared struct {
-	evaluators.Comparison
+	standing.Comparison
 	Part  int    `json:"one_in"` // of the calls, when there are too many
 	Ready bool   `json:"ready"`
 	Why   string `json:"why,omitempty"` // it is not ready
@@ -232,23 +245,23 @@ func (o *judging) compare(ctx context.Context, store *clickhouse.Store, old, now
 	if c.history, err = store.EvaluatorHistory(ctx); err != nil {
 		return nil, storeError(err)
 	}
-	both, part, err := store.BothScored(ctx, contract.BothScoredQuery{Old: old, New: now, From: at.Add(-o.since), To: at.Add(time.Hour)})
+	both, part, err := store.BothScored(ctx, contract.BothScoredQuery{Old: old, New: now, From: o.from, To: at.Add(time.Hour)})
 	if err != nil {
 		return nil, storeError(err)
 	}
 	var rated []contract.RatedScore
 	for _, v := range []contract.EvaluatorVersion{old, now} {
 		of, err := store.HumanPairs(ctx, contract.HumanPairsQuery{
-			Evaluator: v.Evaluator, Version: v.Version, From: at.Add(-o.since), To: at.Add(time.Hour),
+			Evaluator: v.Evaluator, Version: v.Version, From: o.from, To: at.Add(time.Hour),
 		})
 		if err != nil {
 			return nil, storeError(err)
 		}
 		rated = append(rated, of...)
 	}
-	inForce, _ := evaluators.InForce(c.history, old, at)
-	c.Comparison, c.Part = evaluators.Compare(old, now, both, inForce.Mapping, rated), part
-	c.pairs = evaluators.PairsOf(both, inForce.Mapping)
+	inForce, _ := standing.InForce(c.history, old, at)
+	c.Comparison, c.Part = standing.Compare(old, now, both, inForce.Mapping, rated), part
+	c.pairs = standing.PairsOf(both, inForce.Mapping)
 	if err := c.Comparison.Ready(); err != nil {
 		c.Why = err.Error()
 	}
@@ -325,7 +338,7 @@ scale of the baselines by a mapping that is fitted to the calls that both have s
 Baselines stay as they are. Scores count by their own time, however late they come.
 
 It is refused while both have scored fewer than %d calls, or ran beside each other for less than a week, or the new one does
-not agree with people. --force does it all the same; --back undoes the last switch of the two.`, evaluators.Lead, calibrate.LeastPairs),
+not agree with people. --force does it all the same; --back undoes the last switch of the two.`, standing.Lead, calibrate.LeastPairs),
 		Example: "  flyball judge switch helpfulness 2026-05 2026-06\n" +
 			"  flyball judge switch helpfulness 2026-05 2026-06 --mapping quantile\n" +
 			"  flyball judge switch helpfulness 2026-05 2026-06 --back",
@@ -358,7 +371,7 @@ not agree with people. --force does it all the same; --back undoes the last swit
 	cmd.Flags().StringVar(&mapping, "mapping", "auto", "auto (the better one by held-out error), isotonic, quantile or none")
 	cmd.Flags().BoolVar(&force, "force", false, "although it is not ready")
 	cmd.Flags().BoolVar(&back, "back", false, "undo the last switch of the two")
-	cmd.Flags().DurationVar(&o.since, "since", 30*24*time.Hour, "how far back calls are compared")
+	o.sinceFlag(cmd, "30d", "compare calls since then")
 	return cmd
 }
 
@@ -382,7 +395,7 @@ func (o *judging) switchRecords(ctx context.Context, store *clickhouse.Store, ol
 	if err != nil {
 		return nil, err
 	}
-	records, err := evaluators.Switch(c.history, old, now, calibrate.Fit(method, c.pairs), time.Now(), who)
+	records, err := standing.Switch(c.history, old, now, calibrate.Fit(method, c.pairs), time.Now(), who)
 	if err != nil {
 		return nil, &exitError{exitFailed, err}
 	}
@@ -398,7 +411,7 @@ func (o *judging) backRecords(ctx context.Context, store *clickhouse.Store, old,
 	if err != nil {
 		return nil, storeError(err)
 	}
-	records, err := evaluators.Back(history, old, now, time.Now(), who)
+	records, err := standing.Back(history, old, now, time.Now(), who)
 	if err != nil {
 		return nil, &exitError{exitFailed, err}
 	}

@@ -20,8 +20,8 @@ import (
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/detect"
 	"github.com/flyball-dev/flyball/internal/devstack"
-	"github.com/flyball-dev/flyball/internal/evaluators"
 	"github.com/flyball-dev/flyball/internal/policy"
+	"github.com/flyball-dev/flyball/internal/standing"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/policies"
 )
@@ -30,7 +30,7 @@ import (
 type judged struct {
 	t        *testing.T
 	store    *clickhouse.Store
-	registry *evaluators.Registry
+	registry *standing.Registry
 	random   *rand.Rand
 	batch    int
 }
@@ -130,7 +130,7 @@ func TestJudgeSwitch(t *testing.T) {
 		require.Equal(t, code, run(append(append([]string{"judge"}, args...), "--state", state), strings.NewReader(""), &out, &errs), "%s%s", out.String(), errs.String())
 		return out.String() + errs.String()
 	}
-	w := &judged{t: t, store: store, registry: evaluators.New(store, slog.New(slog.DiscardHandler)), random: rand.New(rand.NewPCG(5, 6))}
+	w := &judged{t: t, store: store, registry: standing.New(store, slog.New(slog.DiscardHandler)), random: rand.New(rand.NewPCG(5, 6))}
 
 	for _, tenant := range []string{"mapped", "unmapped"} {
 		require.Contains(t, judge(0, "trial", "judge-of-"+tenant, "new", "--against", "old"), "is trial for scores from 2020-01-01")

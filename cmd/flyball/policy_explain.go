@@ -90,7 +90,7 @@ are the shipped ones, unless DIR or --config says otherwise.`,
 	f.StringVar(&o.experiment, "experiment", "", "id of the experiment whose calls of the model are meant")
 	f.StringVar(&o.task, "task", "", "task of the calls, for sampling")
 	f.StringVar(&o.at, "at", "now", "moment, as 2026-01-15T09:23:47Z, or -15m from now")
-	f.BoolVar(&o.late, "late", false, "count in what was stored later than the moment, which the sweep could not know")
+	f.BoolVar(&o.late, "late", false, "count in what was stored later than the moment, baselines too, which the sweep could not know")
 	f.StringVar(&o.incident, "incident", "", "incident whose facts act.yaml sees: its id or handle")
 	f.StringVar(&o.facts, "facts", "", "file of facts in YAML or JSON, - for standard input")
 	f.StringVar(&o.policy, "policy", "", "alert, act or sampling (default alert; act with --incident)")

@@ -47,7 +47,7 @@ func (o *explainOptions) fromTelemetry(ctx context.Context, c config.Config, sto
 	if err != nil {
 		return e, storeError(err)
 	}
-	baseline, err := t.baseline(ctx, of, at)
+	baseline, err := t.baseline(ctx, of, minimums, at)
 	if err != nil {
 		return e, storeError(err)
 	}
@@ -75,6 +75,9 @@ type telling struct {
 	seen  detect.Observation
 	any   bool  // it had calls, scores or outcomes in the longest window
 	later int64 // calls and scores that were stored too late for the sweep
+
+	then     bool // only what was stored by the moment counts, of baselines too
+	expected bool // of usage.Everything: calls of anybody are to expect
 }
 
 func (t *telling) note(format string, args ...any) {
@@ -97,7 +100,7 @@ func (t *telling) live(ctx context.Context, at time.Time) error {
 func (t *telling) past(ctx context.Context, at time.Time, late bool) (err error) {
 	q := clickhouse.ObserveQuery{Key: t.key, At: at, StoredBy: at.Add(tickLag)}
 	t.e.Source = fmt.Sprintf("stored calls, scores and outcomes up to that moment, as far as they were stored %v later", tickLag)
-	if late {
+	if t.then = !late; late {
 		t.e.Source, q.StoredBy = "stored calls, scores and outcomes up to that moment", time.Time{}
 	}
 	if t.seen, t.any, err = t.store.Observe(ctx, q); err != nil {
@@ -115,18 +118,21 @@ func (t *telling) past(ctx context.Context, at time.Time, late bool) (err error)
 }
 
 // baseline is what the key was compared with: for all telemetry together, the calls that all keys make.
-func (t *telling) baseline(ctx context.Context, of usage.Key, at time.Time) (detect.Baseline, error) {
-	if of != usage.Everything {
+func (t *telling) baseline(ctx context.Context, of usage.Key, minimums detect.Minimums, at time.Time) (detect.Baseline, error) {
+	if of != usage.Everything && !t.then {
 		return t.store.Baseline(ctx, of, at)
 	}
-	all, err := t.store.Baselines(ctx, at)
-	b := detect.Baseline{Key: of}
-	for key, one := range all {
-		if b.Slot = one.Slot; !key.Pseudo() {
-			b.LeastCalls += one.LeastCalls
-		}
+	read := t.store.Baselines
+	if t.then {
+		read = t.store.BaselinesKnown
 	}
-	return b, err
+	all, err := read(ctx, at)
+	if err != nil || of != usage.Everything {
+		return all[of], err
+	}
+	b, expected := new(detect.Silences).Expect(all, minimums.Cost, func(string) bool { return true }, at)
+	t.expected = expected
+	return b, nil
 }
 
 // silence says for how long a key that is expected to call has not, and refuses one of which nothing is known.
@@ -145,7 +151,7 @@ func (t *telling) silence(ctx context.Context, at time.Time, b detect.Baseline, 
 	if err != nil {
 		return storeError(err)
 	}
-	if b.LeastCalls > 0 && b.LeastCalls >= float64(minimums.Cost) {
+	if t.expected || detect.Expects(b, t.key, minimums.Cost) {
 		t.seen.Silence = 24 * time.Hour
 		if !last.IsZero() {
 			t.seen.Silence = at.Sub(last)

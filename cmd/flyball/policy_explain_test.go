@@ -34,6 +34,8 @@ func TestExplainFromTelemetry(t *testing.T) {
 	key := usage.Key{Tenant: "org_42", Model: "claude-3-opus"}
 	now := time.Now().UTC()
 	storeFault(t, store, key, now)
+	accepted := usage.Key{Tenant: "org_43", Model: key.Model}
+	storeFault(t, store, accepted, now)
 	_, err = store.RebuildBaselines(t.Context(), now, config.Demo.Tuning().Limits.Minimums)
 	require.NoError(t, err)
 
@@ -54,6 +56,16 @@ func TestExplainFromTelemetry(t *testing.T) {
 	require.Contains(t, out, "PAGE  by page-cost-and-quality\n  cost per call is 3.0")
 	require.Contains(t, out, "▶ page-cost-and-quality  FIRED")
 	require.NotContains(t, out, "note:")
+
+	// A level that somebody accepts later changes nothing of what the sweep compared with before.
+	found := time.Now().UTC()
+	_, err = store.AcceptLevel(t.Context(), accepted, found.Add(time.Second), "ana", "a new prompt", config.Demo.Tuning().Limits.Minimums)
+	require.NoError(t, err)
+	then := []string{"--tenant", accepted.Tenant, "--model", accepted.Model, "--at", found.Format(time.RFC3339Nano)}
+	out, _ = explain(0, then...)
+	require.Contains(t, out, "▶ page-cost-and-quality  FIRED")
+	out, _ = explain(0, append(then, "--late")...)
+	require.NotContains(t, out, "▶ page-cost-and-quality  FIRED")
 
 	// What was stored today says little of what was known an hour ago, and all of what was the case.
 	hour := append(of, "--at", "-1h")
@@ -130,8 +142,8 @@ func storeFault(t *testing.T, store *clickhouse.Store, key usage.Key, now time.T
 	for at := now.Add(-4 * time.Minute); at.Before(now); at = at.Add(3 * time.Second) {
 		call(at, 16_000_000_000, 0.6)
 	}
-	require.NoError(t, store.InsertSpans(t.Context(), spans, "a"))
-	require.NoError(t, store.InsertQuality(t.Context(), scores, "a"))
+	require.NoError(t, store.InsertSpans(t.Context(), spans, key.Tenant))
+	require.NoError(t, store.InsertQuality(t.Context(), scores, key.Tenant))
 }
 
 // recordIncident stores an incident as its workflow does: at T0, soon after another act on the key.

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,9 +29,10 @@ compared with a log of incidents, see docs/formats.md; --min-recall and --min-pr
 			"  flyball policy shadow --since 24h --json --config deploy/flyball.yaml",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			span, err := parseSpan(since)
+			to := time.Now().UTC()
+			from, err := shadowSince(since, to)
 			if err != nil {
-				return &exitError{exitUsage, fmt.Errorf("--since %q: %w", since, err)}
+				return &exitError{exitUsage, err}
 			}
 			labels, labelled, err := o.read()
 			if err != nil {
@@ -49,8 +47,7 @@ compared with a log of incidents, see docs/formats.md; --min-recall and --min-pr
 				return err
 			}
 			defer store.Close()
-			to := time.Now().UTC()
-			report, err := backtest.ReadShadow(cmd.Context(), store, to.Add(-span), to)
+			report, err := backtest.ReadShadow(cmd.Context(), store, from, to)
 			if err != nil {
 				return storeError(err)
 			}
@@ -63,23 +60,18 @@ compared with a log of incidents, see docs/formats.md; --min-recall and --min-pr
 	}
 	where.flags(cmd)
 	o.flags(cmd)
-	cmd.Flags().StringVar(&since, "since", "14d", "how far back, as 14d or 36h; 60 days are kept")
+	cmd.Flags().StringVar(&since, "since", "14d", "from then on: 14d, 36h, 2026-01-15 or 2026-01-15T09:00:00Z (UTC); 60 days are kept")
 	return cmd
 }
 
 // maxSpan is how long what shadow mode finds is kept.
 const maxSpan = 60 * 24 * time.Hour
 
-// parseSpan reads a duration that may be in days.
-func parseSpan(text string) (time.Duration, error) {
-	span, err := time.ParseDuration(text)
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		var n int
-		n, err = strconv.Atoi(days)
-		span = time.Duration(min(max(n, -1), 1000)) * 24 * time.Hour
+// shadowSince reads from when on shadow mode is reported on.
+func shadowSince(text string, now time.Time) (time.Time, error) {
+	from, err := parseSince("--since", text, now)
+	if err == nil && (!from.Before(now) || now.Sub(from) > maxSpan) {
+		err = fmt.Errorf("--since %q: give a time within the last 60 days, as 14d, 36h or 2026-01-15", text)
 	}
-	if err != nil || span <= 0 || span > maxSpan {
-		return 0, errors.New("give a time up to 60d, as 14d or 36h")
-	}
-	return span, nil
+	return from, err
 }

@@ -20,13 +20,13 @@ import (
 	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/devstack"
-	"github.com/flyball-dev/flyball/internal/evaluators"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/notify"
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/redis"
+	"github.com/flyball-dev/flyball/internal/standing"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/policies"
 )
@@ -45,7 +45,7 @@ type system struct {
 	door     *ingest.Door // to all that the front serves
 	ingest   *ingest.Ingest
 	scores   *complexity.Scores // of tasks, where ingest is
-	judges   *evaluators.Registry
+	judges   *standing.Registry
 	people   latePeople // whose word comes from channels
 
 	evaluation evaluation
@@ -255,7 +255,7 @@ func (s *system) openIngest(ctx context.Context) (err error) {
 	if err := s.scores.Refresh(ctx); err != nil {
 		s.log.Warn("The complexity of tasks is not known yet", "error", err)
 	}
-	s.judges = evaluators.New(s.store, s.log)
+	s.judges = standing.New(s.store, s.log)
 	if err := s.judges.Refresh(ctx); err != nil { // else scores on trial would page
 		return storeError(err)
 	}

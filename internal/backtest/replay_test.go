@@ -121,6 +121,30 @@ func TestReplayProperties(t *testing.T) {
 }
 
 // A fault that pages, that is over, and a set that pages at another threshold.
+// A drill's made-up calls do not hide that no others come, as in the sweep.
+func TestReplayOfASilenceBesideADrill(t *testing.T) {
+	t.Parallel()
+	key, drill := usage.Key{Tenant: "a", Model: "m"}, usage.Key{Tenant: usage.DrillPrefix, Model: "m"}
+	baselines := usualBaselines(key)
+	b := baselines[key]
+	b.LeastCalls = 1000
+	baselines[key] = b
+	r := backtest.NewReplay(backtest.Options{Sets: []*policy.Set{shippedSet(t)}, Tuning: contract.NewTuning(1), Workers: 1})
+	r.Baselines(baselines)
+	for tick := range 240 {
+		if tick < 4 {
+			r.Add(calls(key, tick, 0, 160).Arrival)
+		}
+		r.Add(calls(drill, tick, 0, 160).Arrival)
+		r.Tick(begin.Add(time.Duration(tick) * every))
+	}
+	result, err := r.Finish()
+	require.NoError(t, err)
+	fired := slices.DeleteFunc(result.Changes[0], func(c backtest.Change) bool { return c.Kind != backtest.Fire })
+	require.Len(t, fired, 1)
+	require.Equal(t, usage.Everything, fired[0].Key)
+}
+
 func TestReplayOfAFault(t *testing.T) {
 	t.Parallel()
 	k := usage.Key{Tenant: "a", Model: "claude-3-opus"}

@@ -106,8 +106,10 @@ func (s *Shadow) Begin(ctx context.Context, live, shadow *policy.Set, now time.T
 }
 
 // restore goes on from what was stored last. When shadow mode has been away for long, that says nothing of now: what was
-// open ends where it was last seen.
+// open ends where it was last seen, and so does what cannot be read.
 func (s *Shadow) restore(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
 	rows, err := s.store.ShadowStates(ctx)
 	if err != nil {
 		return err
@@ -123,18 +125,19 @@ func (s *Shadow) restore(ctx context.Context, now time.Time) error {
 			continue
 		}
 		var state State
-		if err := json.Unmarshal([]byte(r.State), &state); err != nil {
-			return fmt.Errorf("the state of %s: %w", r.Key, err)
-		}
-		if now.Sub(alive) > aliveGap {
-			end := r.At
-			if alive.After(end) {
-				end = alive
-			}
-			s.note(r.Set, Change{At: end.Add(time.Millisecond), Key: r.Key, Kind: Resolve, Revision: r.Revision, Level: detect.None, Reason: "shadow mode was away"}, nil)
+		unread := json.Unmarshal([]byte(r.State), &state)
+		if unread == nil && now.Sub(alive) <= aliveGap {
+			s.courses[r.Set].Restore(r.Key, state, now)
 			continue
 		}
-		s.courses[r.Set].Restore(r.Key, state, now)
+		end, reason := r.At, "shadow mode was away"
+		if alive.After(end) {
+			end = alive
+		}
+		if unread != nil { // of another version; it must not keep the others from being followed
+			reason = "what was known of it cannot be read"
+		}
+		s.note(r.Set, Change{At: end.Add(time.Millisecond), Key: r.Key, Kind: Resolve, Revision: r.Revision, Level: detect.None, Reason: reason}, nil)
 	}
 	return nil
 }

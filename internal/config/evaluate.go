@@ -68,7 +68,8 @@ func (j Judge) problems() []error {
 		}
 	}
 	u, err := url.Parse(j.BaseURL)
-	check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "base_url: %q is not http://host/… or https://host/…", j.BaseURL)
+	check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "base_url: it is not http://host/… or https://host/…")
+	check(err != nil || u.User == nil, "base_url: give the key as api_key: addresses are logged") // and so it is not said here
 	check(j.APIKey == "" || j.APIKeyFile == "", "api_key: give it or api_key_file, not both")
 	check(j.Temperature == nil || *j.Temperature >= 0 && *j.Temperature <= 2, "temperature: must be from 0 to 2")
 	check(slices.Contains([]string{"json_schema", "json_object"}, j.ResponseFormat), "response_format: %q is neither json_schema nor json_object", j.ResponseFormat)

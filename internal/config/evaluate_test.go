@@ -25,19 +25,21 @@ func TestJudge(t *testing.T) {
 	require.Zero(t, *c.Judge.Temperature)
 
 	for text, want := range map[string]string{
-		"{model: m}":                                                  "judge.max_usd_per_day",
-		"{model: m, max_usd_per_day: -1}":                             "judge.max_usd_per_day",
-		"{model: m, max_usd_per_day: 0}":                              "judge.max_usd_per_day",
-		"{model: m, max_usd_per_day: 1, base_url: ftp://x}":           "judge.base_url",
-		"{model: m, max_usd_per_day: 1, api_key: a, api_key_file: b}": "judge.api_key",
-		"{model: m, max_usd_per_day: 1, temperature: 3}":              "judge.temperature",
-		"{model: m, max_usd_per_day: 1, response_format: text}":       "judge.response_format",
-		"{model: m, max_usd_per_day: 1, timeout: 1ms}":                "judge.timeout",
-		"{model: m, max_usd_per_day: 1, concurrency: 0}":              "judge.concurrency",
-		"{model: m, max_usd_per_day: 1, tenant: '*'}":                 "judge.tenant",
+		"{model: m}":                                                      "judge.max_usd_per_day",
+		"{model: m, max_usd_per_day: -1}":                                 "judge.max_usd_per_day",
+		"{model: m, max_usd_per_day: 0}":                                  "judge.max_usd_per_day",
+		"{model: m, max_usd_per_day: 1, base_url: ftp://x}":               "judge.base_url",
+		"{model: m, max_usd_per_day: 1, base_url: 'https://k:sk-1@x/v1'}": "judge.base_url: give the key as api_key",
+		"{model: m, max_usd_per_day: 1, api_key: a, api_key_file: b}":     "judge.api_key",
+		"{model: m, max_usd_per_day: 1, temperature: 3}":                  "judge.temperature",
+		"{model: m, max_usd_per_day: 1, response_format: text}":           "judge.response_format",
+		"{model: m, max_usd_per_day: 1, timeout: 1ms}":                    "judge.timeout",
+		"{model: m, max_usd_per_day: 1, concurrency: 0}":                  "judge.concurrency",
+		"{model: m, max_usd_per_day: 1, tenant: '*'}":                     "judge.tenant",
 	} {
 		_, err := Parse([]byte("judge: "+text+"\n"), none)
 		require.ErrorContains(t, err, want, text)
+		require.NotContains(t, err.Error(), "sk-1")
 	}
 	_, err = Parse([]byte("judge: {timeout: 1ms}\n"), none)
 	require.NoError(t, err, "without a model there is no judge")

@@ -58,7 +58,7 @@ func (s *Silences) Expect(baselines map[usage.Key]Baseline, minimum int, mine fu
 			continue
 		}
 		all += b.LeastCalls
-		if b.LeastCalls > 0 && b.LeastCalls >= least && mine(key.Tenant) {
+		if Expects(b, key, minimum) && mine(key.Tenant) {
 			watch(key)
 		}
 	}
@@ -67,6 +67,12 @@ func (s *Silences) Expect(baselines map[usage.Key]Baseline, minimum int, mine fu
 	}
 	watch(usage.Everything)
 	return Baseline{Key: usage.Everything, Slot: slot, LeastCalls: all}, true
+}
+
+// Expects reports whether calls of one key are to expect by its baseline: of as many as a median of cost needs, never of a
+// tenant's whole mix, and not of a drill, whose calls come when it does.
+func Expects(b Baseline, key usage.Key, minimum int) bool {
+	return !key.Pseudo() && !usage.IsDrill(key.Tenant) && b.LeastCalls > 0 && b.LeastCalls >= float64(minimum)
 }
 
 // Any reports whether calls of anybody are to expect.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/flyball-dev/flyball/internal/calibrate"
 	"github.com/flyball-dev/flyball/internal/contract"
-	"github.com/flyball-dev/flyball/internal/evaluators"
+	"github.com/flyball-dev/flyball/internal/standing"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
@@ -116,7 +116,7 @@ type ratedScore struct {
 func ratedByKey(rated []contract.RatedScore, history []contract.EvaluatorRecord) map[usage.Key][]ratedScore {
 	all := map[usage.Key][]ratedScore{}
 	for _, r := range rated {
-		record, ok := evaluators.InForce(history, contract.EvaluatorVersion{Evaluator: r.Evaluator, Version: r.Version}, r.At)
+		record, ok := standing.InForce(history, contract.EvaluatorVersion{Evaluator: r.Evaluator, Version: r.Version}, r.At)
 		if calibrate.ForFit(r.TraceID) || ok && record.Standing != contract.Counting {
 			continue
 		}

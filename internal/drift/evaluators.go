@@ -9,7 +9,7 @@ import (
 
 	"github.com/flyball-dev/flyball/internal/calibrate"
 	"github.com/flyball-dev/flyball/internal/contract"
-	"github.com/flyball-dev/flyball/internal/evaluators"
+	"github.com/flyball-dev/flyball/internal/standing"
 )
 
 // leastFit is how many rated calls an anchor, and what is compared with it, is fitted to: half of what the gate takes,
@@ -39,14 +39,14 @@ func Evaluators(rated []contract.RatedScore, history []contract.EvaluatorRecord,
 		of[v] = append(of[v], r)
 	}
 	for v, pairs := range of {
-		record := evaluators.Newest(history, v)
+		record := standing.Newest(history, v)
 		if record.Standing == contract.Retired || record.Standing == contract.Trial {
 			continue
 		}
 		d, next := judge(v, record, pairs)
 		found = append(found, d)
 		if next != nil {
-			next.Since = evaluators.Instant(history, at, v)
+			next.Since = standing.Instant(history, at, v)
 			store = append(store, *next)
 		}
 	}

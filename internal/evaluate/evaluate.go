@@ -40,6 +40,7 @@ type Evaluator struct {
 	Version string // as people count it, and a hash of what decides over scores: see stamp
 	File    string
 	Rubric  *Rubric // of a judge
+	Trial   bool    // its scores do not count until somebody says so
 
 	applies scope
 	score   func(Texts) float64 // of a heuristic, from 0 to 1
@@ -73,7 +74,8 @@ func (g globs) has(name string) bool { return g.any == nil || g.any.MatchString(
 
 // stamp is the version that scores carry: the file's own number and a hash of the kind and of everything that decides
 // over scores. A rubric that was changed without a word is another version, whatever its number says, so that its
-// scores are never taken for the earlier one's. Where it applies, and its description, do not count.
+// scores are never taken for the earlier one's. Where it applies, its description
+// and its standing do not count.
 func stamp(version string, kind Kind, decides any) string {
 	text, err := json.Marshal(decides)
 	if err != nil { // it was read from YAML

@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -210,7 +211,7 @@ func (j *Judge) ask(ctx context.Context, about About, system string, data any, f
 	if err != nil {
 		return "", err
 	}
-	if err := j.ready(); err != nil {
+	if err := cmp.Or(ctx.Err(), j.ready()); err != nil {
 		return "", err
 	}
 	if !j.budget.hold(hold, j.o.Now()) {

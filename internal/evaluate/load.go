@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/policies"
 )
@@ -124,7 +125,7 @@ var evaluatorVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._]{0,31}$`)
 
 // common are the fields of every evaluator, parameters those of each kind.
 var (
-	common     = []string{"name!", "version!", "kind!", "description", "applies", "off"}
+	common     = []string{"name!", "version!", "kind!", "description", "applies", "standing", "off"}
 	parameters = map[Kind][]string{
 		Regex:      {"matches", "forbids", "of"},
 		JSONSchema: {"schema!"},
@@ -162,6 +163,9 @@ func (f *file) evaluator(text []byte) (e *Evaluator, off bool) {
 	}
 	if n := v["off"]; n != nil {
 		off = f.oneOf(n, "off", []string{"true", "false"}) == "true"
+	}
+	if n := v["standing"]; n != nil {
+		e.Trial = f.oneOf(n, "standing", []string{string(contract.Trial), string(contract.Counting)}) == string(contract.Trial)
 	}
 	f.scope(v["applies"], &e.applies)
 	decides := f.parameters(e, v, root)

@@ -69,7 +69,7 @@ func TestVersions(t *testing.T) {
 	require.Regexp(t, `^3-[0-9a-f]{8}$`, a)
 	require.NotEqual(t, a, version("kind: judge\nrubric: Is it very kind?\n"), "the text changed and the number did not")
 	require.NotEqual(t, a, version("kind: judge\nrubric: Is it kind?\nscale: {min: 0, max: 1}\n"))
-	require.Equal(t, a, version("kind: judge\ndescription: of manners\napplies: {tenants: org-*}\nrubric: Is it kind?\n"))
+	require.Equal(t, a, version("kind: judge\ndescription: of manners\napplies: {tenants: org-*}\nstanding: trial\nrubric: Is it kind?\n"))
 }
 
 // TestReplacing: a file of the directory replaces the shipped one with its tests, or switches it off.
@@ -83,6 +83,7 @@ func TestReplacing(t *testing.T) {
 	require.Nil(t, set.Find("helpful"))
 	require.False(t, set.Judges())
 	require.Regexp(t, "^2-", set.Find("answered").Version)
+	require.False(t, set.Find("answered").Trial, "what people write counts unless they say otherwise")
 	require.NotNil(t, set.Find("no-refusal"))
 }
 

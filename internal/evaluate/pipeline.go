@@ -37,8 +37,11 @@ const (
 	defaultBytes = 64 << 20
 	workers      = 2   // of heuristics
 	batchScores  = 256 // stored at once
-	// endJudging is how long calls of the judge that are under way may take once Run must end.
+	// endJudging is how long calls of the judge that are under way may take once Run must end, and endStoring how long
+	// storing what came of them may take then: a call that was cut off has cost something too. Together they are below the
+	// ten seconds after which a container is killed.
 	endJudging  = 5 * time.Second
+	endStoring  = 3 * time.Second
 	firstAccept = 100 * time.Millisecond // the pause after a store that takes nothing
 	lastAccept  = 5 * time.Second
 	tries       = 8 // of storing one batch
@@ -123,10 +126,10 @@ func (p *Pipeline) Spend(s usage.Span) { p.spends <- s }
 
 // Run scores until ctx ends; then calls of the judge that are under way may end, and what is scored is stored.
 func (p *Pipeline) Run(ctx context.Context) error {
-	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	late, cancel := outlasting(ctx, endJudging)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(endJudging, cancel) })
-	defer stop()
+	last, cancelLast := outlasting(ctx, endJudging+endStoring)
+	defer cancelLast()
 	var scoring sync.WaitGroup
 	for range workers {
 		scoring.Go(func() { p.heuristics(ctx) })
@@ -141,12 +144,19 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(stored)
-		p.store(late, ended)
+		p.store(last, ended)
 	}()
 	scoring.Wait()
 	close(ended)
 	<-stored
 	return nil
+}
+
+// outlasting is a context that ends so long after another.
+func outlasting(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
+	return late, func() { stop(); cancel() }
 }
 
 // heuristics scores calls by what costs nothing and passes on those that a judge is to see.
@@ -169,6 +179,7 @@ func (p *Pipeline) score(h heard) {
 		p.waiting.Add(-h.size)
 		return
 	}
+	h.texts = nil // they are in memory once, as plain text
 	t := Texts{input, output}
 	for _, e := range heuristics {
 		p.emit(&h.span, e, "heuristic", e.score(t), 1)
@@ -229,13 +240,14 @@ func (p *Pipeline) judge(ctx context.Context, c toJudge) {
 }
 
 // emit makes the quality event of a score: of the call's own moment, so that a backlog moves no score into another
-// window, and with the call's dimensions, so that it lands at once.
+// window, and with the call's dimensions, so that it lands at once. What the file says of its standing holds unless ingest
+// knows of a record that says another.
 func (p *Pipeline) emit(s *usage.Span, e *Evaluator, kind string, score, confidence float64) {
 	p.scores <- usage.Quality{
 		ID: scoreID(s, e), TraceID: s.TraceID, SpanID: s.SpanID, TenantID: s.TenantID, Model: s.RequestedModel,
 		ServedModel: s.Model, Provider: s.Provider, PromptTemplate: s.PromptTemplate, ExperimentID: s.ExperimentID,
 		Arm: s.Arm, Evaluator: e.Name, EvaluatorVersion: e.Version, Score: score, Confidence: confidence, Kind: kind,
-		Timestamp: s.Timestamp,
+		Timestamp: s.Timestamp, Aside: e.Trial,
 	}
 }
 

@@ -110,13 +110,46 @@ func TestPipelineScores(t *testing.T) {
 	require.Equal(t, usage.Quality{
 		ID: q.ID, TraceID: "trace-1", SpanID: "s", TenantID: "org", Model: "asked", ServedModel: "served", Provider: "openai",
 		PromptTemplate: "p1", ExperimentID: "x", Arm: usage.Treated, Evaluator: "no-refusal", EvaluatorVersion: q.EvaluatorVersion,
-		Kind: "heuristic", Confidence: 1, Timestamp: s.Timestamp,
+		Kind: "heuristic", Confidence: 1, Timestamp: s.Timestamp, Aside: true,
 	}, q)
+	require.False(t, got["helpful"].Aside)
 	require.NotEmpty(t, in.spans)
 	require.Equal(t, "flyball-judge", in.spans[0].TenantID)
 	require.False(t, p.Wants(&in.spans[0]), "the judge's own calls are not judged")
 	require.Zero(t, p.Stats().Bytes)
 	require.NotContains(t, log.String(), "launch code")
+}
+
+// TestPipelineEnds: a call of the judge that the end cuts off may have cost something, and is accounted for.
+func TestPipelineEnds(t *testing.T) {
+	t.Parallel()
+	asked, cut := make(chan struct{}), make(chan struct{})
+	e := newEndpoint(t, func(int, seenRequest) reply { close(asked); <-cut; return reply{content: verdict(4)} })
+	var p *Pipeline
+	j, _ := testJudge(t, e.URL, func(o *JudgeOptions) { o.Timeout, o.Spent = time.Minute, func(s usage.Span) { p.Spend(s) } })
+	var spent []usage.Span
+	set := &Set{Evaluators: []*Evaluator{testRubric(t)}}
+	p = New(Options{
+		Set: set, Judge: j, JudgeTenant: "flyball-judge", Concurrency: 1, Sampled: func(*usage.Span) bool { return true },
+		Accept: func(ctx context.Context, spans []usage.Span, _ []usage.Quality) error {
+			if ctx.Err() == nil {
+				spent = append(spent, spans...)
+			}
+			return ctx.Err()
+		},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	p.Offer(call(1), 100, texts("what?", "that"))
+	<-asked
+	stop()
+	require.NoError(t, <-ended)
+	close(cut)
+	require.Len(t, spent, 1, "what was not asked any more has cost nothing")
+	require.Positive(t, spent[0].Cost)
+	require.Zero(t, p.Stats().Lost)
 }
 
 // TestPipelineDrops: nobody waits for a pipeline that is behind; what does not fit is counted.

@@ -121,7 +121,19 @@ func (s *Set) Alert(f detect.Facts) (detect.Verdict, error) {
 }
 
 // Act says what is to be done about an incident.
-func (s *Set) Act(f ActFacts) (Proposal, error) { return decide[Proposal](s.act, f) }
+func (s *Set) Act(f ActFacts) (Proposal, error) {
+	p, err := decide[Proposal](s.act, f)
+	return p.about(f), err
+}
+
+// about is the proposal as it holds for the incident: a regulated tenant is always asked. That is not a matter of policy:
+// whoever writes one that forgets it must not act on such a tenant's traffic by that.
+func (p Proposal) about(f ActFacts) Proposal {
+	if p.Mode == Auto && f.RiskClass == string(routing.Regulated) {
+		p.Mode, p.Reason = Ask, p.Reason+"; a regulated tenant always asks"
+	}
+	return p
+}
 
 // Sampling says which share of a key's calls is scored.
 func (s *Set) Sampling(f SamplingFacts) (Sample, error) { return decide[Sample](s.sampling, f) }

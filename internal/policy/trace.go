@@ -93,6 +93,9 @@ func (s *Set) Explain(facts any) Trace {
 			t.Error = err.Error()
 		} else {
 			t.Fired, t.Output = fired.id, out.Interface()
+			if proposal, is := t.Output.(Proposal); is {
+				t.Output = proposal.about(facts.(ActFacts))
+			}
 			for _, a := range fired.computed {
 				_, _ = a.expr.eval(f) // for the variables that the output mentions; run has evaluated it well
 			}

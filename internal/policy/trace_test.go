@@ -97,6 +97,25 @@ rule:
 
 // Every part is shown with its values and its place, those too that a short evaluation would have left out, and
 // tells how far its numbers are from holding.
+// What holds whatever a policy says is a part of the answer, and so of its explanation.
+func TestExplainAsksRegulatedTenants(t *testing.T) {
+	t.Parallel()
+	set, err := Load(dir(map[string]string{"act.yaml": `name: act
+imports: [{name: policy.Proposal}]
+rule:
+  match:
+    - output: 'Proposal{action: "downgrade", target: "x", mode: "auto", expiry: duration("1h"), rule: "always", reason: "because"}'
+`}))
+	require.NoError(t, err)
+	for risk, mode := range map[string]Mode{"regulated": Ask, "ordinary": Auto} {
+		facts := ActFacts{Tenant: "t", RiskClass: risk, Model: "m", Level: "PAGE"}
+		said, err := set.Act(facts)
+		require.NoError(t, err)
+		require.Equal(t, mode, said.Mode)
+		require.Equal(t, said, set.Explain(facts).Output)
+	}
+}
+
 func TestParts(t *testing.T) {
 	part := func(condition string, f detect.Facts) Part {
 		set, err := Load(dir(map[string]string{"alert.yaml": strings.Replace(alertWith(condition), "  match:",

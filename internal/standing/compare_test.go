@@ -1,4 +1,4 @@
-package evaluators
+package standing
 
 import (
 	"fmt"
@@ -169,14 +169,15 @@ func TestList(t *testing.T) {
 	trial, err := Trial(nil, newer, older, at, who)
 	require.NoError(t, err)
 	lines := List([]contract.EvaluatorRecord{trial}, []contract.EvaluatorScores{
-		{EvaluatorVersion: older, Kind: "judge", Scored: 3, Mean: 0.5}, {EvaluatorVersion: contract.EvaluatorVersion{Evaluator: "ana"}, Kind: "human", Scored: 1},
+		{EvaluatorVersion: older, Kind: "judge", Scored: 3, Counted: 3, Mean: 0.5},
+		{EvaluatorVersion: contract.EvaluatorVersion{Evaluator: "answered", Version: "1-a"}, Kind: "heuristic", Scored: 3, Mean: 1}, {EvaluatorVersion: contract.EvaluatorVersion{Evaluator: "ana"}, Kind: "human", Scored: 1},
 	}, at)
 	got := [][]any{}
 	for _, l := range lines {
 		got = append(got, []any{l.Evaluator, l.Version, l.Standing, l.Scored})
 	}
 	require.Equal(t, [][]any{
-		{"ana", "", calibrates, int64(1)}, {"judge", "1", contract.Counting, int64(3)}, {"judge", "2", contract.Trial, int64(0)},
+		{"ana", "", calibrates, int64(1)}, {"answered", "1-a", contract.Trial, int64(3)}, {"judge", "1", contract.Counting, int64(3)}, {"judge", "2", contract.Trial, int64(0)},
 	}, got)
-	require.False(t, math.IsNaN(lines[2].Mean))
+	require.False(t, math.IsNaN(lines[3].Mean))
 }

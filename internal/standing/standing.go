@@ -1,6 +1,6 @@
-// Package evaluators tells ingest, from memory, what an evaluator's score counts for and what it is on the scale of
+// Package standing tells ingest, from memory, what an evaluator's score counts for and what it is on the scale of
 // baselines. It hides that other processes change that, and that the store may be away.
-package evaluators
+package standing
 
 import (
 	"context"
@@ -44,7 +44,7 @@ func New(store Store, log *slog.Logger) *Registry {
 }
 
 // Apply writes into the score what its evaluator counted for at the score's own time. People's ratings, and those of
-// evaluators that nobody has spoken of by then, stay as they are. It never waits.
+// evaluators that nobody has spoken of by then, stay as they came. It never waits.
 func (r *Registry) Apply(q *usage.Quality) {
 	if q.Kind == "human" {
 		return

@@ -1,4 +1,4 @@
-package evaluators
+package standing
 
 import (
 	"context"
@@ -74,6 +74,13 @@ func TestApply(t *testing.T) {
 		require.Equal(t, test.aside, q.Aside, name)
 		require.Equal(t, test.onScale, q.OnScale(), name)
 		require.Equal(t, 0.25, q.Score, name)
+	}
+
+	// An evaluator whose own file puts it on trial stays there until somebody says that it counts.
+	for version, aside := range map[string]bool{"2": false, "4": true} {
+		q := usage.Quality{Evaluator: "judge", EvaluatorVersion: version, Kind: "heuristic", Timestamp: at, Aside: true}
+		r.Apply(&q)
+		require.Equal(t, aside, q.Aside, version)
 	}
 }
 

@@ -1,4 +1,4 @@
-package evaluators
+package standing
 
 import (
 	"bytes"

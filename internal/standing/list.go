@@ -1,4 +1,4 @@
-package evaluators
+package standing
 
 import (
 	"cmp"
@@ -27,8 +27,11 @@ func List(history []contract.EvaluatorRecord, scores []contract.EvaluatorScores,
 	seen := map[contract.EvaluatorVersion]bool{}
 	add := func(s contract.EvaluatorScores) {
 		r := standing(history, s.EvaluatorVersion, now)
-		if s.Kind == "human" {
+		switch {
+		case s.Kind == "human":
 			r = contract.EvaluatorRecord{Standing: calibrates}
+		case r.Since.IsZero() && s.Scored > 0 && s.Counted == 0:
+			r.Standing = contract.Trial // as its own file says
 		}
 		seen[s.EvaluatorVersion] = true
 		lines = append(lines, Line{s, r.Standing, r.Since, string(r.Mapping.Method), r.By, r.Reason})
