@@ -212,3 +212,38 @@ func TestAutonomyRefusesANamelessTenant(t *testing.T) {
 	require.ErrorAs(t, env.GetWorkflowError(), &application)
 	require.Equal(t, contract.ErrBadInput, application.Type())
 }
+
+// Decisions that ask at once, while people answer others, are granted exactly from the tenth approval on: none before,
+// all after, each counted once however often it asks.
+func TestDecisionsThatAskAtOnce(t *testing.T) {
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestWorkflowEnvironment()
+	env.RegisterWorkflow(Autonomy)
+	got := answers{}
+	for i := range 20 {
+		env.RegisterDelayedCallback(func() {
+			got.update(env, contract.AskTrust, fmt.Sprint("ask", i), asked(fmt.Sprint("a", i), "dual"))
+			got.update(env, contract.AskTrust, fmt.Sprint("again", i), asked(fmt.Sprint("a", i), "dual"))
+			got.update(env, contract.AskTrust, fmt.Sprint("other", i), asked(fmt.Sprint("b", i), "dual"))
+		}, time.Duration(2*i)*time.Millisecond)
+		env.RegisterDelayedCallback(func() {
+			got.update(env, contract.TrustOutcome, fmt.Sprint("tell", i), told(fmt.Sprint("d", i), "dual", contract.OutcomeApproved))
+			env.SignalWorkflow(contract.TrustOutcome, told(fmt.Sprint("d", i), "dual", contract.OutcomeApproved))
+		}, time.Duration(2*i+1)*time.Millisecond)
+	}
+	env.RegisterDelayedCallback(func() {
+		state, err := env.QueryWorkflow(contract.State)
+		require.NoError(t, err)
+		var s contract.AutonomyState
+		require.NoError(t, state.Get(&s))
+		require.Equal(t, 20, s.Classes["downgrade"].Approved)
+		require.Equal(t, 20, s.Classes["downgrade"].Granted, "two of each moment")
+		env.CancelWorkflow()
+	}, time.Minute)
+	env.ExecuteWorkflow(Autonomy, contract.AutonomyInput{Tenant: "org_42"})
+	for i := range 20 {
+		for _, id := range []string{fmt.Sprint("ask", i), fmt.Sprint("again", i), fmt.Sprint("other", i)} {
+			require.Equal(t, i >= 10, got[id].(contract.TrustAnswer).Granted, id)
+		}
+	}
+}

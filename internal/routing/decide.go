@@ -137,9 +137,9 @@ func Decide(s *Snapshot, r Request, now time.Time) Answer {
 		if !f.Live(now) {
 			continue
 		}
-		drawn := f.Decision
+		drawn, retry := f.Decision, 0
 		if f.Kind == Shape {
-			drawn += "@" + strconv.FormatInt(now.Unix()/60, 10)
+			drawn, retry = lot(f.Decision, r.unit(), now)
 		}
 		if Position(key, drawn, r.unit()) < f.Share {
 			answer = Answer{
@@ -149,9 +149,7 @@ func Decide(s *Snapshot, r Request, now time.Time) Answer {
 			if f.Kind == Stop || f.Kind == Shape {
 				answer.Model, answer.Stop = r.RequestedModel, true
 			}
-			if f.Kind == Shape {
-				answer.RetryAfter = 60 - now.UTC().Second()
-			}
+			answer.RetryAfter = retry
 			return answer
 		}
 		if answer.Arm == usage.None {
@@ -160,6 +158,13 @@ func Decide(s *Snapshot, r Request, now time.Time) Answer {
 		}
 	}
 	return answer
+}
+
+// lot names the lot that a session (or trace) draws at the time, and says in how many seconds it draws the next. Each
+// has a minute of its own, so that those who are refused do not all come back at once.
+func lot(decision, unit string, now time.Time) (drawn string, left int) {
+	at := now.Unix() + int64(60*unitInterval(hash(hash(fnvOffset, "shape"), unit)))
+	return decision + "@" + strconv.FormatInt(at/60, 10), int(60 - at%60)
 }
 
 // unit is what is assigned to an arm: a whole session, so that a conversation does not change its

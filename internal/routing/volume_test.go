@@ -121,7 +121,7 @@ func TestAShapeLetsTheUsualThrough(t *testing.T) {
 func TestAShapeKeepsNobodyOutForGood(t *testing.T) {
 	t.Parallel()
 	s := NewSnapshot([]Flag{{Key: aKey, Kind: Shape, Share: 0.5, Decision: "d", RenewedAt: began}}, Revision{})
-	refused := map[string]int{}
+	refused, retries := map[string]int{}, map[int]int{}
 	for minute := range 20 {
 		for i := range 200 {
 			now := began.Add(time.Duration(minute)*time.Minute + 12*time.Second)
@@ -133,14 +133,19 @@ func TestAShapeKeepsNobodyOutForGood(t *testing.T) {
 				continue
 			}
 			refused[session]++
+			retries[answer.RetryAfter]++
 			require.Equal(t, Answer{
-				Model: aKey.Model, Route: "shape", Arm: usage.Treated, Share: 0.5, DecisionID: "d", Stop: true, RetryAfter: 48,
+				Model: aKey.Model, Route: "shape", Arm: usage.Treated, Share: 0.5, DecisionID: "d", Stop: true, RetryAfter: answer.RetryAfter,
 			}, answer)
-			again := Decide(s, Request{TenantID: aKey.Tenant, RequestedModel: aKey.Model, TraceID: "other", SessionID: session}, now.Add(47*time.Second))
-			require.True(t, again.Stop, "the same within the minute")
+			again := Decide(s, Request{TenantID: aKey.Tenant, RequestedModel: aKey.Model, TraceID: "other", SessionID: session}, now.Add(time.Duration(answer.RetryAfter-1)*time.Second))
+			require.True(t, again.Stop, "the same until then")
 		}
 	}
 	require.Len(t, refused, 200)
+	for after, n := range retries {
+		require.True(t, after >= 1 && after <= 60)
+		require.Less(t, n, 200, "they do not come back all at once, after %d s", after)
+	}
 	for session, n := range refused {
 		require.Less(t, n, 20, "%s was kept out for good", session)
 	}
