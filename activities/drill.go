@@ -50,8 +50,10 @@ func (d *Drills) RunDrill(ctx context.Context, r contract.DrillRequest) (contrac
 	return d.Runner.Run(running, r.Input, r.Until, report), nil
 }
 
-// beating beats the heart of an activity with what was reported last, however long the next report takes.
+// beating beats the heart of an activity with what was reported last, however long the next report takes. It goes on
+// beating when the activity is cancelled, which would else be called dead while it cleans up.
 func beating(ctx context.Context) (report func(contract.DrillProgress), stop func()) {
+	ctx = context.WithoutCancel(ctx)
 	var last atomic.Pointer[contract.DrillProgress]
 	done := make(chan struct{})
 	ended := make(chan struct{})
