@@ -30,7 +30,11 @@ type movesAsked struct {
 	alarm   alarm
 	telling int
 	told    []string // what people were told of last
+	moving  []string // moves that a person has approved and that are being stored
 }
+
+// moveOf names a move.
+func moveOf(d contract.LevelDrift) string { return d.Key.String() + " " + string(d.Measure) }
 
 // askForVerdicts lets people say what becomes of moves.
 func (c *calibration) askForVerdicts(ctx workflow.Context) error {
@@ -59,7 +63,8 @@ func (c *calibration) measureDrift(ctx workflow.Context) error {
 	if before := c.state.Drift; before != nil {
 		for i := range report.Refused {
 			for _, d := range before.Refused {
-				if of := report.Refused[i]; d.Verdict == contract.Deny && of.Key == d.Key && of.Measure == d.Measure {
+				said := d.Verdict == contract.Deny || slices.Contains(c.moves.moving, moveOf(d))
+				if said && moveOf(d) == moveOf(report.Refused[i]) {
 					report.Refused[i].Verdict, report.Refused[i].Who, report.Refused[i].Reason = d.Verdict, d.Who, d.Reason
 				}
 			}
@@ -136,10 +141,19 @@ func (c *calibration) decide(ctx workflow.Context, r contract.DecideMovesRequest
 		}
 	}
 	if r.Verdict == contract.Approve {
+		var moves []string
+		for _, i := range places {
+			moves = append(moves, moveOf(report.Refused[i]))
+		}
+		c.moves.moving = append(c.moves.moving, moves...)
 		request := contract.MoveLevelsRequest{Levels: levels, Recalibrate: c.recalibration(ctx, tenant)}
-		if err := workflow.ExecuteActivity(calculating(ctx, "move baselines as "+r.Who+" approved"), telemetry.MoveLevels, request).Get(ctx, nil); err != nil {
-			for _, i := range places {
-				report.Refused[i].Verdict, report.Refused[i].Who, report.Refused[i].Reason = "", "", ""
+		err := workflow.ExecuteActivity(calculating(ctx, "move baselines as "+r.Who+" approved"), telemetry.MoveLevels, request).Get(ctx, nil)
+		c.moves.moving = slices.DeleteFunc(c.moves.moving, func(m string) bool { return slices.Contains(moves, m) })
+		if err != nil {
+			for i := range c.state.Drift.Refused { // which another look may have replaced meanwhile
+				if d := &c.state.Drift.Refused[i]; slices.Contains(moves, moveOf(*d)) {
+					d.Verdict, d.Who, d.Reason = "", "", ""
+				}
 			}
 			c.rest(ctx)
 			return c.state, err
@@ -205,7 +219,7 @@ func (c *calibration) tellOfMoves(ctx workflow.Context) {
 	r := c.state.Drift
 	var now, lines []string
 	for _, d := range slices.Concat(r.Refused, r.Confirmed) {
-		now = append(now, d.Key.String()+" "+string(d.Measure))
+		now = append(now, moveOf(d))
 	}
 	if len(now) == 0 || slices.Equal(now, c.moves.told) {
 		return

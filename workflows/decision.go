@@ -29,16 +29,17 @@ const defaultExpiry = time.Hour
 const expirySlack = time.Hour
 
 type decision struct {
-	in        contract.DecisionInput
-	state     contract.DecisionState
-	visible   attributes
-	journal   journal
-	bulletin  bulletin
-	mute      *contract.Mute
-	asked     bool            // people have been told of the question
-	news      workflow.Future // of the last move, to the incident
-	withdrawn *contract.WithdrawMessage
-	recall    workflow.CancelFunc // calls off the watch under way, to look at what has changed
+	in         contract.DecisionInput
+	state      contract.DecisionState
+	visible    attributes
+	journal    journal
+	bulletin   bulletin
+	mute       *contract.Mute
+	asked      bool            // people have been told of the question
+	news       workflow.Future // of the last move, to the incident
+	withdrawn  *contract.WithdrawMessage
+	measuredAt time.Time           // when what it is worth was last asked for, while it is under way
+	recall     workflow.CancelFunc // calls off the watch under way, to look at what has changed
 }
 
 func newDecision(ctx workflow.Context, in contract.DecisionInput) (*decision, error) {

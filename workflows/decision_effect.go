@@ -25,8 +25,8 @@ func (d *decision) ordered(r contract.SetFlagResult) {
 // that fails is left out.
 func (d *decision) measureHourly(ctx workflow.Context) {
 	last := d.state.Rollout.Started
-	if m := d.state.Measured; m != nil {
-		last = m.MeasuredAt
+	if d.measuredAt.After(last) {
+		last = d.measuredAt
 	}
 	if d.state.Rollout.Phase == routing.Ended || workflow.Now(ctx).Sub(last) < d.in.Tuning.Scaled(contract.MeasureEvery) {
 		return
@@ -38,7 +38,9 @@ func (d *decision) measureHourly(ctx workflow.Context) {
 	}
 	ctx = workflow.WithScheduleToCloseTimeout(measuring(ctx, "what has it been worth so far?"), evidenceWithin) // nobody watches meanwhile
 	var measured effect.Effect
-	if err := workflow.ExecuteActivity(ctx, savings.MeasureDecision, request).Get(ctx, &measured); err != nil {
+	err := workflow.ExecuteActivity(ctx, savings.MeasureDecision, request).Get(ctx, &measured)
+	d.measuredAt = workflow.Now(ctx) // a store that is away is not asked again before its time: nobody watches meanwhile
+	if err != nil {
 		workflow.GetLogger(ctx).Warn("the decision could not be measured", "error", err)
 		return
 	}
@@ -86,7 +88,11 @@ func Effects(ctx workflow.Context, in contract.EffectsInput) error {
 		}
 		var measured effect.Effect
 		if err := workflow.ExecuteActivity(measuring(ctx, "what was it worth?"), savings.MeasureDecision, request).Get(ctx, &measured); err != nil {
-			return fmt.Errorf("measuring %s: %w", state.ID, err)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			workflow.GetLogger(ctx).Error("the decision could not be measured", "decision", state.ID, "error", err)
+			continue // the next one measures all of it anew
 		}
 		state.Measured = &measured
 		if err := workflow.ExecuteActivity(doing(ctx, "put it into the decision's row"), telemetry.RecordDecision, state).Get(ctx, nil); err != nil {

@@ -204,6 +204,8 @@ func (s DecisionState) tellProof(t *story) {
 	switch last := s.Rollout.Effect; {
 	case Refuses(s.Input.Proposal.Kind):
 		t.paragraph("Refused calls leave nothing to compare with the holdback, so its help is not proved.")
+	case last == nil && s.Share > 0:
+		t.paragraph("Not proven yet: treated and holdback have not had enough calls and scores for a test.")
 	case last == nil:
 		t.paragraph(fmt.Sprintf("%s: treated and holdback never had enough calls and scores for a test.", proof(s.Effect)))
 	default:

@@ -10,6 +10,7 @@ import (
 	"github.com/google/cel-go/common/operators"
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
+	"github.com/google/cel-go/common/types/traits"
 	"github.com/google/cel-go/interpreter"
 )
 
@@ -205,12 +206,17 @@ func show(v ref.Val) string {
 		return strconv.FormatBool(bool(v))
 	case types.Duration:
 		return v.Duration.String()
+	case traits.Lister:
+		var items []string
+		for it := v.Iterator(); it.HasNext() == types.True; {
+			items = append(items, show(it.Next()))
+		}
+		return "[" + strings.Join(items, ", ") + "]"
 	}
 	if text := v.ConvertToType(types.StringType); !types.IsError(text) {
 		return string(text.(types.String))
 	}
-	text, _ := cel.ValueAsProto(v) // lists
-	return strings.Join(strings.Fields(text.String()), " ")
+	return v.Type().TypeName()
 }
 
 // digitsOf writes a number with so many significant digits, and without those that say nothing.

@@ -21,7 +21,8 @@ const (
 	offeredWell = 2.0
 	offeredIll  = 3.0
 	// offeredCalls is how many calls an estimate should rest on, and offeredMinutes how long it waits for them: a key
-	// that is all but quiet then counts as it is.
+	// that is all but quiet then counts as it is. One without any call at all does not: its telemetry may be late, and
+	// a flag that refuses nothing does no harm until its end.
 	offeredCalls   = 20
 	offeredMinutes = 5
 	// storedAfter is how long a minute's calls take to be stored, at the most.
@@ -35,7 +36,7 @@ func PlanVolume(k Kind, ratio float64, l Limits) Plan {
 	holdback := l.MinHoldback
 	reason := fmt.Sprintf("refused calls leave nothing to compare; %.0f %% are let through and show when the fault is over", l.MinHoldback*100)
 	if k == Shape {
-		holdback = max(holdback, shapeTo/max(ratio, shapeTo))
+		holdback = max(holdback, min(shapeTo/max(ratio, shapeTo), 1-l.FirstStep)) // an act that refuses nothing is none
 		reason = fmt.Sprintf("refused calls leave nothing to compare; %.0f %% are let through, about %.1f × the usual spend", holdback*100, shapeTo)
 	}
 	return Plan{Steps: []float64{(1 - holdback) / 2, 1 - holdback}, Holdback: holdback, Reason: reason}
@@ -60,7 +61,7 @@ func (r Rollout) offered(o Observation, now time.Time) health {
 				spend += float64(m.CostPico)
 			}
 		}
-		if calls < offeredCalls && n < offeredMinutes {
+		if calls == 0 || calls < offeredCalls && n < offeredMinutes {
 			continue
 		}
 		ratio := spend / float64(n) / through / o.Baseline.SpendPerMinute

@@ -93,11 +93,13 @@ func TestAStopWhoseVolumeStaysEndsByItsTime(t *testing.T) {
 
 func TestNoTelemetryReleasesNoStop(t *testing.T) {
 	t.Parallel()
-	r := Start(PlanVolume(Stop, 15, DefaultLimits), DefaultLimits, CutSpend, began)
-	for now := began; now.Before(began.Add(time.Hour)); now = now.Add(time.Minute) {
-		next, act := r.Step(Observation{}, now) // no baseline
-		require.False(t, act.Change)
-		r = next
+	for name, o := range map[string]Observation{"no baseline": {}, "no calls": {Baseline: usualSpend}} {
+		r := Start(PlanVolume(Stop, 15, DefaultLimits), DefaultLimits, CutSpend, began)
+		for now := began; now.Before(began.Add(time.Hour)); now = now.Add(time.Minute) {
+			next, act := r.Step(o, now)
+			require.False(t, act.Change, name)
+			r = next
+		}
 	}
 }
 
@@ -109,8 +111,8 @@ func TestAShapeLetsTheUsualThrough(t *testing.T) {
 		p := PlanVolume(Shape, ratio, DefaultLimits)
 		last := p.Steps[len(p.Steps)-1]
 		require.False(t, p.Provable)
-		require.GreaterOrEqual(t, last, 0.0)
-		if ratio > shapeTo && ratio < 20 {
+		require.GreaterOrEqual(t, last, DefaultLimits.FirstStep-1e-9)
+		if ratio > 2 && ratio < 20 {
 			require.InDelta(t, shapeTo, ratio*(1-last), 1e-9)
 		}
 		require.LessOrEqual(t, last, 1-DefaultLimits.MinHoldback)
