@@ -68,6 +68,9 @@ func (p *Policy) actFacts(r contract.ActRequest, t routing.Tradeoff) policy.ActF
 		CauseFound: runbook.Cause(r.Steps) != "",
 		Provable:   r.Provable, CoolingDown: r.CoolingDown, Frozen: r.Frozen, SamplingRaised: r.Scoring,
 	}
+	if r.Volume > 0 { // of now: the finding's is of when its level changed
+		facts.VolumeRatio = r.Volume
+	}
 	for _, d := range r.Steps {
 		if d.Verdict.Status != runbook.Found {
 			continue

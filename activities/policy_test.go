@@ -165,6 +165,23 @@ func TestProposeAct(t *testing.T) {
 	}
 }
 
+// Runaway spend that is many calls is shaped, by what they are now and not when the finding began.
+func TestProposeActShapes(t *testing.T) {
+	t.Parallel()
+	for volume, action := range map[float64]string{0: "", 1.4: "", 4: "shape"} {
+		got, err := (&Policy{Set: shippedSet(t)}).ProposeAct(t.Context(), contract.ActRequest{
+			Key: opus, Level: detect.Investigate, Step: runbook.T2, Volume: volume,
+			Finding: detect.Finding{Facts: detect.Facts{CostRatio: 1, QualityRatio: 1, SpendKnown: true, SpendRatio: 5, VolumeRatio: 1.3}},
+		})
+		require.NoError(t, err)
+		require.Equal(t, action, got.Action, "%v", volume)
+		if action != "" {
+			require.Equal(t, routing.Shape, got.Kind)
+			require.Equal(t, routing.CutSpend, got.Goal)
+		}
+	}
+}
+
 // Whatever a policy says, an act for a regulated tenant asks.
 func TestARegulatedTenantAlwaysAsks(t *testing.T) {
 	t.Parallel()

@@ -174,9 +174,15 @@ func (t *Telemetry) PlanRollout(ctx context.Context, r contract.PlanRolloutReque
 		return contract.RolloutPlan{}, err
 	}
 	plan := contract.RolloutPlan{Baseline: usual}
-	var calls int64
+	var calls, last int64
 	for _, m := range minutes {
 		calls += m.Requests
+		if m.Start.Equal(current.Add(-time.Minute)) {
+			last += m.Requests
+		}
+	}
+	if usual.RequestsPerMin > 0 {
+		plan.Volume = float64(last) / usual.RequestsPerMin
 	}
 	plan.PerSecond = float64(calls) / rateOver.Seconds()
 	if perSecond := usual.RequestsPerMin / 60; perSecond > 0 {

@@ -31,7 +31,7 @@ func (i *incident) consider(ctx workflow.Context) {
 	var p contract.Proposal
 	err := workflow.ExecuteActivity(asking(ctx, "what does act.yaml propose?"), policies.ProposeAct, contract.ActRequest{
 		Key: i.target, Level: i.state.Level, Finding: i.state.Finding, Step: i.state.Step, Steps: i.state.Steps,
-		Changes: i.state.Evidence.Changes, Provable: plan.Plan.Provable, CoolingDown: i.coolingDown(ctx),
+		Changes: i.state.Evidence.Changes, Provable: plan.Plan.Provable, Volume: plan.Volume, CoolingDown: i.coolingDown(ctx),
 		Frozen: i.state.Frozen, Scoring: i.state.Scoring, Deployment: i.deployment(),
 	}).Get(ctx, &p)
 	i.state.Advice = ""

@@ -169,7 +169,8 @@ type PlanRolloutRequest struct {
 // RolloutPlan is how an act would be rolled out, with what it was sized by.
 type RolloutPlan struct {
 	Plan      routing.Plan    `json:"plan"`
-	PerSecond float64         `json:"per_second"` // the key's calls
+	PerSecond float64         `json:"per_second"`       // the key's calls
+	Volume    float64         `json:"volume,omitempty"` // calls of the last whole minute beside the usual; 0: unknown
 	Baseline  detect.Baseline `json:"baseline"`
 }
 

@@ -186,7 +186,8 @@ type ActRequest struct {
 	Changes Changes        `json:"changes"`
 	// Deployment is the one that explains the incident; nil: none does.
 	Deployment  *usage.Deployment `json:"deployment,omitempty"`
-	Provable    bool              `json:"provable"` // traffic can prove an act
+	Provable    bool              `json:"provable"`         // traffic can prove an act
+	Volume      float64           `json:"volume,omitempty"` // calls of the last whole minute beside the usual; 0: as the finding says
 	CoolingDown bool              `json:"cooling_down"`
 	Frozen      bool              `json:"frozen"`
 	Scoring     bool              `json:"scoring"`
