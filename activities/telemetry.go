@@ -188,6 +188,7 @@ func (t *Telemetry) PlanRollout(ctx context.Context, r contract.PlanRolloutReque
 	if perSecond := usual.RequestsPerMin / 60; perSecond > 0 {
 		plan.PerSecond = min(plan.PerSecond, perSecond)
 	}
+	r.Spend = max(r.Spend, plan.Volume) // the finding's spend is of when it began
 	plan.Plan = planFor(r, plan.PerSecond)
 	return plan, nil
 }

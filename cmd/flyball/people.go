@@ -107,7 +107,11 @@ func verdictCommand(c connector, verdict, short string) *cobra.Command {
 	}, c, &p, func(ctx context.Context, box *inbox.Inbox, args []string) (answer, error) {
 		outcome, state, err := box.Decide(ctx, args[0], contract.DecideRequest{Verdict: verdict, Who: p.who, Reason: p.reason})
 		act := state.Input.Proposal
-		text := fmt.Sprintf("%s of %s to %s: %s", act.Action, state.Input.Key, act.Value, strings.ReplaceAll(string(state.Status), "_", " "))
+		to := ""
+		if act.Value != "" {
+			to = " to " + act.Value
+		}
+		text := fmt.Sprintf("%s of %s%s: %s", act.Action, state.Input.Key, to, strings.ReplaceAll(string(state.Status), "_", " "))
 		return answer{outcome, text, map[string]any{"decision": state}}, err
 	})
 }

@@ -23,7 +23,7 @@ var (
 // drawCells draws a decision: an arm of its cells may be thin, or missing.
 func drawCells(t *rapid.T) []effect.Cell {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) effect.Cell {
-		return effect.Cell{
+		c := effect.Cell{
 			Share: rapid.SampledFrom([]float64{0.1, 0.5, 0.95}).Draw(t, "share"),
 			Day:   monday.AddDate(0, 0, rapid.IntRange(0, 2).Draw(t, "day")),
 			Arm:   rapid.SampledFrom([]usage.Arm{usage.Treated, usage.Holdback}).Draw(t, "arm"),
@@ -32,6 +32,10 @@ func drawCells(t *rapid.T) []effect.Cell {
 			Cost:   big.NewInt(rapid.Int64Range(0, 1e17).Draw(t, "cost")),
 			Scores: rapid.Int64Range(0, 100).Draw(t, "scores"), ScoreMicro: rapid.Int64Range(0, 1e8).Draw(t, "score"),
 		}
+		if c.Calls == 0 { // nothing costs nothing
+			c.Cost = new(big.Int)
+		}
+		return c
 	}), 1, 200).Draw(t, "cells")
 }
 
