@@ -170,7 +170,8 @@ func TestList(t *testing.T) {
 	require.NoError(t, err)
 	lines := List([]contract.EvaluatorRecord{trial}, []contract.EvaluatorScores{
 		{EvaluatorVersion: older, Kind: "judge", Scored: 3, Counted: 3, Mean: 0.5},
-		{EvaluatorVersion: contract.EvaluatorVersion{Evaluator: "answered", Version: "1-a"}, Kind: "heuristic", Scored: 3, Mean: 1}, {EvaluatorVersion: contract.EvaluatorVersion{Evaluator: "ana"}, Kind: "human", Scored: 1},
+		{EvaluatorVersion: contract.EvaluatorVersion{Evaluator: "answered", Version: "1-a"}, Kind: "heuristic", Scored: 3, Mean: 1},
+		{EvaluatorVersion: contract.EvaluatorVersion{Evaluator: "ana"}, Kind: "human", Scored: 1},
 	}, at)
 	got := [][]any{}
 	for _, l := range lines {
