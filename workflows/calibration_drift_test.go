@@ -194,3 +194,29 @@ func TestCalibrationOfEvaluators(t *testing.T) {
 	env.ExecuteWorkflow(workflows.Calibration, contract.CalibrationInput{Evaluators: true, Tenant: "org_42"})
 	require.ErrorContains(t, env.GetWorkflowError(), "over all tenants")
 }
+
+// A look that comes while an approved move is being stored does not ask about it again; when the move fails, it waits
+// again in the report that is there by then.
+func TestCalibrationLooksWhileAMoveIsStored(t *testing.T) {
+	for name, fails := range map[string]error{"stored": nil, "failed": temporal.NewNonRetryableApplicationError("no", "x", nil)} {
+		t.Run(name, func(t *testing.T) {
+			d := drifts(t, 2)
+			d.fails = fails
+			at(d.TestWorkflowEnvironment, time.Hour, func() { update(d.TestWorkflowEnvironment, contract.Decide, "1", verdict(contract.Approve, "org_0")) })
+			at(d.TestWorkflowEnvironment, time.Hour-30*time.Second, func() { d.SignalWorkflow(contract.Recalibrate, contract.RecalibrateRequest{Who: "bob"}) })
+			at(d.TestWorkflowEnvironment, time.Hour+50*time.Second, func() {
+				state := query[contract.CalibrationState](t, d.TestWorkflowEnvironment)
+				require.Equal(t, 2, state.Runs)
+				require.Equal(t, 1, state.Drift.Open(), "the other one alone")
+			})
+			at(d.TestWorkflowEnvironment, 2*time.Hour, func() {
+				open := 1
+				if fails != nil {
+					open = 2
+				}
+				require.Equal(t, open, query[contract.CalibrationState](t, d.TestWorkflowEnvironment).Drift.Open())
+			})
+			d.run(t)
+		})
+	}
+}
