@@ -76,8 +76,9 @@ const (
 	askEvery    = 30 * time.Second // for baselines to be computed
 	usualWithin = 12 * time.Minute // more than two rounds of the sweep's own
 	quietWithin = 15 * time.Minute // an incident of the key that is open already
-	cleanWithin = 3 * time.Minute
-	awayFor     = 2 * time.Minute // that Temporal may not answer in the middle
+	cleanWithin = 6 * time.Minute
+	calmFor     = 90 * time.Second // the minute that a page looks at, its hold, and the ticks before and after
+	awayFor     = 2 * time.Minute  // that Temporal may not answer in the middle
 	settleFor   = 15 * time.Second
 )
 
@@ -107,7 +108,7 @@ func (r *Runner) Abandon(ctx context.Context, in contract.DrillInput, last contr
 	if d.result.Began.IsZero() {
 		d.result.Began = time.Now().UTC()
 	}
-	d.clean(ctx, "the drill's worker died")
+	d.clean(ctx, "the drill's worker died", calmFor)
 	d.result.Verdict, d.result.Reason = contract.DrillAborted, "the worker that ran it died during: "+orStart(last.Phase)
 	d.result.Ended = time.Now().UTC()
 	return d.result
@@ -146,7 +147,11 @@ func (d *drill) run(ctx context.Context) error {
 	defer func() { stop(); <-stopped }()
 	err := d.course(ctx)
 	d.traffic.Heal()
-	d.clean(context.WithoutCancel(ctx), why(ctx, err))
+	calm := calmFor
+	if err == nil {
+		calm = 0 // the end of each fault was followed already
+	}
+	d.clean(context.WithoutCancel(ctx), why(ctx, err), calm)
 	return err
 }
 
@@ -342,18 +347,25 @@ func flagged(s contract.AlertLoopState) bool {
 	return slices.ContainsFunc(s.Flags, func(f flag) bool { return f.Share > 0 })
 }
 
-// clean leaves nothing behind: what is still open of the key is resolved, and every flag is off.
-func (d *drill) clean(ctx context.Context, reason string) {
+// clean leaves nothing behind: what is still open of the key is resolved, and every flag is off. A fault that was cut
+// short is still in the sweep's window, and would raise what was resolved again: so the key must be calm for so long.
+func (d *drill) clean(ctx context.Context, reason string, calmFor time.Duration) {
 	d.enter("cleaning up", "the key's incident and flags to be gone", cleanWithin)
-	asked, left := time.Time{}, "the key's loop was not heard"
+	var asked, since time.Time
+	left := "the key's loop was not heard"
 	ok, err := d.look(ctx, func(ctx context.Context) (bool, error) {
 		state, err := d.Loop.Alert(ctx, d.key)
 		if err != nil {
 			return false, err
 		}
-		if state.Incident == "" && !flagged(state) {
-			return true, nil
+		if calm(state) {
+			if since.IsZero() {
+				since = time.Now()
+			}
+			left = fmt.Sprintf("%s was not calm for %s", d.key, calmFor)
+			return time.Since(since) >= calmFor, nil
 		}
+		since = time.Time{}
 		left = fmt.Sprintf("incident %q and %d flags of %s", state.Incident, len(state.Flags), d.key)
 		if time.Since(asked) >= askEvery {
 			asked = time.Now()

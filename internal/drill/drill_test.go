@@ -38,8 +38,9 @@ type stage struct {
 	fault             string
 	struck            time.Time
 	healed            time.Time
-	yes               time.Time // approved
-	no                time.Time // resolved
+	lingers           time.Duration // a fault that was healed, in the sweep's window
+	yes               time.Time     // approved
+	no                time.Time     // resolved
 	laid              int
 	asked             int
 	running           bool
@@ -64,7 +65,12 @@ func (s *stage) did(what string) { s.course = append(s.course, what) }
 
 func (s *stage) open() bool {
 	over := s.passed(contract.DrillClosed, s.healed) || !s.no.IsZero() && time.Since(s.no) > 5*time.Second
-	return s.passed(contract.DrillOpened, s.struck) && !over
+	return s.passed(contract.DrillOpened, s.struck) && (!over || s.relapsed())
+}
+
+// relapsed reports whether what a resolve closed was raised again by a fault that is still in the sweep's window.
+func (s *stage) relapsed() bool {
+	return !s.healed.IsZero() && time.Since(s.healed) < s.lingers && !s.no.IsZero() && time.Since(s.no) > 10*time.Second
 }
 
 func (s *stage) flagged() bool {
@@ -83,7 +89,7 @@ func (s *stage) Alert(context.Context, usage.Key) (a contract.AlertLoopState, er
 	a.Alert = alert.New(time.Now())
 	if s.passed(contract.DrillFound, s.struck) {
 		level := s.level
-		if !s.healed.IsZero() {
+		if (!s.healed.IsZero() || !s.no.IsZero()) && !s.relapsed() {
 			level = detect.None
 		}
 		a.Finding = &detect.Finding{Key: key, Tick: time.Now().UnixMilli(), EvaluatedAt: time.Now(), Verdict: detect.Verdict{Level: level}}
@@ -407,6 +413,7 @@ func TestDrillCalledOffLeavesNothing(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				s := newStage()
+				s.lingers = time.Minute
 				ctx, cancel := context.WithCancelCause(t.Context())
 				time.AfterFunc(after, func() { cancel(errors.New("called off")) })
 				in := contract.DrillInput{Faults: []string{contract.DrillCost}}.WithDefaults()
@@ -417,6 +424,8 @@ func TestDrillCalledOffLeavesNothing(t *testing.T) {
 				require.False(t, s.running)
 				require.False(t, s.open() || s.flagged())
 				require.Equal(t, "stop calls", s.course[len(s.course)-1], "calls go on until the flags are off")
+				time.Sleep(15 * time.Second)
+				require.False(t, s.open(), "nothing comes back behind it")
 			})
 		})
 	}

@@ -106,7 +106,7 @@ func TestDrill(t *testing.T) {
 	off := s.drill("--faults", "quality")
 	s.until("it is struck", 2*time.Minute, func() bool { return len(s.incidents()) == 1 })
 	require.NoError(t, off.cmd.Process.Signal(syscall.SIGINT))
-	r, code = s.drilled(off, 4*time.Minute)
+	r, code = s.drilled(off, 8*time.Minute)
 	require.Equal(t, 1, code)
 	require.Equal(t, contract.DrillAborted, r.Verdict)
 	require.Equal(t, "it was called off", r.Reason)
