@@ -23,8 +23,9 @@ import (
 //	flyball:budget:{tenant}:<epoch>:<counter>  hash:
 //	    held                   what live holds hold
 //	    spent                  confirmed, and all fields below
-//	    confirmed              what the ledger knows of
-//	    m:<process>:<minute>   what a process has spent in a minute, in all: told twice, it is counted once
+//	    confirmed, as_of       what the ledger knows of, and when it was read (ms)
+//	    m:<process>:<minute>   what a process has spent in a minute, in all, and how much of it is confirmed: told
+//	                           twice, it is counted once
 //	    p:<hold>               what a hold that lapsed may have spent: spent, until the ledger or its process says
 //
 // All scripts read the server's clock, so that no gateway's clock moves a hold's end.
@@ -35,6 +36,10 @@ local base = KEYS[1]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local function n(v) return tonumber(v or '0') end
+local function parts(v)
+  local total, confirmed = string.match(v or '0 0', '^(%d+) (%d+)$')
+  return n(total), n(confirmed)
+end
 local function add(counter, field, by) if by ~= 0 then redis.call('HINCRBY', counter, field, string.format('%.0f', by)) end end
 local function free(id, lapsed)
   local held = redis.call('HGETALL', base .. ':hold:' .. id)
@@ -62,10 +67,10 @@ end
 -- Tells what a process has spent: triples of counter, field (m:process:minute) and total, from ARGV[from] on.
 local function tell(from)
   for i = from, #ARGV, 3 do
-    local before = n(redis.call('HGET', ARGV[i], ARGV[i + 1]))
+    local before, confirmed = parts(redis.call('HGET', ARGV[i], ARGV[i + 1]))
     local total = n(ARGV[i + 2])
     if total > before then
-      redis.call('HSET', ARGV[i], ARGV[i + 1], ARGV[i + 2])
+      redis.call('HSET', ARGV[i], ARGV[i + 1], ARGV[i + 2] .. ' ' .. string.format('%.0f', confirmed))
       add(ARGV[i], 'spent', total - before)
     end
   end
@@ -144,6 +149,12 @@ redis.call('ZADD', base .. ':holds', string.format('%.0f', now + n(ARGV[3])), AR
 return 1
 `)
 
+// lapseScript ends a hold before its time. ARGV: id.
+var lapseScript = goredis.NewScript(budgetPrelude + `
+free(ARGV[1], true)
+return 1
+`)
+
 // reopenScript begins a tenant's budgets in this epoch, and ends the waiting once it has been long enough. ARGV: the
 // time to wait in ms. It answers the state.
 var reopenScript = goredis.NewScript(budgetPrelude + `
@@ -159,13 +170,16 @@ end
 return s
 `)
 
-// reconcileScript sets what the ledger knows of a counter. ARGV: the amount, the counter's last day (ms; 0: none),
-// then pairs: a process and the minute up to which the ledger knows what it told. KEYS[2]: the counter. Then ARGV
-// after '--': the lapsed holds of which the ledger knows what they spent.
+// reconcileScript sets what the ledger knows of a counter, unless it was told something newer. ARGV: the amount, the
+// counter's last day (ms; 0: none), when the ledger was read (ms),
+// then pairs: a process and the minute up to which the ledger knows what it told, then, behind '--', the lapsed holds
+// of which the ledger knows what they spent. KEYS[2]: the counter. What is confirmed is remembered for an hour, so
+// that a process that tells it late changes nothing.
 var reconcileScript = goredis.NewScript(budgetPrelude + `
 lapse()
 local counter, upTo, known, settled = KEYS[2], {}, false, {}
-local i = 3
+if n(redis.call('HGET', counter, 'as_of')) > n(ARGV[3]) then return 0 end
+local i = 4
 while i <= #ARGV do
   if ARGV[i] == '--' then known, i = true, i + 1
   elseif known then settled['p:' .. ARGV[i]], i = true, i + 1
@@ -175,12 +189,18 @@ local all, spent = redis.call('HGETALL', counter), n(ARGV[1])
 for k = 1, #all, 2 do
   local process, minute = string.match(all[k], '^m:(.+):(%d+)$')
   if process then
-    if upTo[process] and n(minute) <= upTo[process] then redis.call('HDEL', counter, all[k]) else spent = spent + n(all[k + 1]) end
+    local total, confirmed = parts(all[k + 1])
+    if upTo[process] and n(minute) <= upTo[process] then
+      confirmed = total
+      if n(minute) < upTo[process] - 60 then redis.call('HDEL', counter, all[k])
+      else redis.call('HSET', counter, all[k], string.format('%.0f %.0f', total, total)) end
+    end
+    spent = spent + total - confirmed
   elseif string.sub(all[k], 1, 2) == 'p:' then
     if settled[all[k]] then redis.call('HDEL', counter, all[k]) else spent = spent + n(all[k + 1]) end
   end
 end
-redis.call('HSET', counter, 'confirmed', ARGV[1], 'spent', string.format('%.0f', spent))
+redis.call('HSET', counter, 'as_of', ARGV[3], 'confirmed', ARGV[1], 'spent', string.format('%.0f', spent))
 local last = n(ARGV[2])
 if last == 0 then last = now + 604800000 end
 redis.call('PEXPIREAT', counter, string.format('%.0f', last))
@@ -236,8 +256,32 @@ type Told struct {
 
 // Budgets is where the counters of one epoch are. The zero value is not usable: see Client.Budgets.
 type Budgets struct {
-	rdb   *goredis.Client
-	epoch string
+	client *Client
+	rdb    *goredis.Client
+	epoch  string
+	server *string
+}
+
+// Budgets are the counters of the epoch that Redis is in now. When they answer ErrBudgetsClosed, or a connection was
+// lost, they are asked for anew.
+func (c *Client) Budgets(ctx context.Context) (*Budgets, error) {
+	epoch, err := c.epoch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Budgets{c, c.rdb, epoch, c.server.Load()}, nil
+}
+
+// Epoch names the life of Redis that the counters are of.
+func (b *Budgets) Epoch() string { return b.epoch }
+
+// current refuses an answer of a server that is not the one that the epoch was read from: it was restarted since, and
+// what it has of the epoch may be older than what it had said.
+func (b *Budgets) current(tenant string) error {
+	if b.client.server.Load() != b.server {
+		return fmt.Errorf("the budgets of %q: redis was restarted: %w", tenant, ErrBudgetsClosed)
+	}
+	return nil
 }
 
 // state is the key of the tenant's state; all its other keys begin with it.
@@ -284,6 +328,9 @@ func (b *Budgets) hold(ctx context.Context, tenant string, h Hold, force bool) (
 	if err != nil {
 		return Grant{}, fmt.Errorf("holding a budget of %q: %w", tenant, err)
 	}
+	if err := b.current(tenant); err != nil {
+		return Grant{}, err
+	}
 	switch reply[0].(int64) {
 	case 1:
 		left, err := amounts(reply[1:])
@@ -324,7 +371,7 @@ func (b *Budgets) Settle(ctx context.Context, tenant, id string, counters []budg
 	if err := settleScript.Run(ctx, b.rdb, keys, b.telling(tenant, []any{id}, told)...).Err(); err != nil {
 		return fmt.Errorf("settling a hold of %q: %w", tenant, err)
 	}
-	return nil
+	return b.current(tenant)
 }
 
 // Renew lowers what a hold holds of every counter to the amount, makes it last TTL from now, and tells what its
@@ -334,7 +381,16 @@ func (b *Budgets) Renew(ctx context.Context, tenant, id string, amount budget.Mi
 	if err != nil {
 		return false, fmt.Errorf("renewing a hold of %q: %w", tenant, err)
 	}
-	return n == 1, nil
+	return n == 1, b.current(tenant)
+}
+
+// Lapse ends a hold as its time would: it counts as spent until the ledger knows, or its process says. Whoever knows
+// that a holder is dead need not wait.
+func (b *Budgets) Lapse(ctx context.Context, tenant, id string) error {
+	if err := lapseScript.Run(ctx, b.rdb, []string{b.state(tenant)}, id).Err(); err != nil {
+		return fmt.Errorf("ending a hold of %q: %w", tenant, err)
+	}
+	return b.current(tenant)
 }
 
 // telling appends what was told to a script's arguments.
@@ -357,6 +413,7 @@ func (b *Budgets) Reopen(ctx context.Context, tenant string, wait time.Duration)
 
 // Ledger is what the ledger knows of a counter.
 type Ledger struct {
+	At      time.Time // when it was read: an older reading never replaces a newer one
 	Counter budget.Counter
 	Spent   budget.Micro
 	UpTo    map[string]time.Time // process: the minute up to which what it told is in Spent
@@ -364,9 +421,10 @@ type Ledger struct {
 }
 
 // Reconcile sets a counter by the ledger: what processes told up to the minute that it knows of is in it, what they
-// told since is added, and so is what lapsed holds may have spent of which the ledger does not know.
+// told since is added, and so is what lapsed holds may have spent of which the ledger does not know. A reading that is
+// older than the last one changes nothing.
 func (b *Budgets) Reconcile(ctx context.Context, tenant string, l Ledger) error {
-	args := []any{int64(l.Spent), last(l.Counter)}
+	args := []any{int64(l.Spent), last(l.Counter), l.At.UnixMilli()}
 	for process, minute := range l.UpTo {
 		args = append(args, url.QueryEscape(process), minute.Unix()/60)
 	}
