@@ -23,6 +23,7 @@ const (
 	versionKey = "flyball:flags:version" // counts announced changes
 	tenantsKey = "flyball:flags:tenants" // tenants that ever had a flag, escaped
 	epochKey   = "flyball:epoch"         // a random word; another one means that Redis lost its data
+	serverKey  = "flyball:server"        // the run id of the server that wrote last: another one may have lost data
 	channel    = "flyball:flags"         // carries the version after each change
 )
 

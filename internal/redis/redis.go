@@ -5,8 +5,11 @@ package redis
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -22,29 +25,63 @@ type Options struct {
 
 // Client talks to one Redis. It is safe for concurrent use.
 type Client struct {
-	rdb *goredis.Client
-	log *slog.Logger
+	rdb    *goredis.Client
+	log    *slog.Logger
+	server atomic.Pointer[string] // the life of the server that connections were made to last
 }
 
 // Open returns a client. It connects when first used, and again whenever the connection is lost.
 func Open(o Options) *Client {
 	// The driver has one logger for the whole process and only repeats errors that its calls return.
 	goredis.SetLogger(driverLog{o.Logger})
-	return &Client{
-		log: o.Logger,
-		rdb: goredis.NewClient(&goredis.Options{
-			Addr:                  o.Addr,
-			Password:              o.Password,
-			DialTimeout:           time.Second,
-			ReadTimeout:           time.Second,
-			WriteTimeout:          time.Second,
-			ContextTimeoutEnabled: true,
-			DisableIdentity:       true,
-			MaintNotificationsConfig: &maintnotifications.Config{
-				Mode: maintnotifications.ModeDisabled, // a hosted service's own extension
-			},
-		}),
+	c := &Client{log: o.Logger}
+	c.rdb = goredis.NewClient(&goredis.Options{
+		Addr:                  o.Addr,
+		Password:              o.Password,
+		DialTimeout:           time.Second,
+		ReadTimeout:           time.Second,
+		WriteTimeout:          time.Second,
+		ContextTimeoutEnabled: true,
+		DisableIdentity:       true,
+		OnConnect:             c.recognise,
+		MaintNotificationsConfig: &maintnotifications.Config{
+			Mode: maintnotifications.ModeDisabled, // a hosted service's own extension
+		},
+	})
+	return c
+}
+
+// recogniseScript begins another epoch when the server is not the process that it was. ARGV: its run id, a new epoch.
+var recogniseScript = goredis.NewScript(`
+local before = redis.call('GET', KEYS[1])
+if before == ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+if before then redis.call('SET', KEYS[2], ARGV[2]) end
+return 1
+`)
+
+// recognise notices, before anything is asked on a connection, that the server was restarted or that another took its
+// place. Either may have lost its last second without a trace, so what it has is not what was written: the epoch
+// tells the owners of flags and the holders of budgets. A server that does not tell its run id is believed.
+func (c *Client) recognise(ctx context.Context, conn *goredis.Conn) error {
+	info, err := conn.Info(ctx, "server").Result()
+	if err != nil {
+		c.log.DebugContext(ctx, "redis does not tell its run id", "error", err)
+		return nil
 	}
+	_, rest, ok := strings.Cut(info, "run_id:")
+	if !ok {
+		return nil
+	}
+	id, _, _ := strings.Cut(rest, "\r\n")
+	if known := c.server.Load(); known != nil && *known == id {
+		return nil
+	}
+	if err := recogniseScript.Run(ctx, conn, []string{serverKey, epochKey}, id, rand.Text()).Err(); err != nil {
+		return fmt.Errorf("telling redis's servers apart: %w", err)
+	}
+	c.server.Store(&id)
+	return nil
 }
 
 // Close closes the connections.

@@ -43,6 +43,12 @@ func everyServer(t *testing.T, test func(t *testing.T, s server)) {
 // is ready; kill ends it as a crash does.
 func startRedis(t *testing.T, port string) (addr string, kill func()) {
 	t.Helper()
+	return startRedisIn(t, port, t.TempDir())
+}
+
+// startRedisIn runs one that finds in the folder what was saved there.
+func startRedisIn(t *testing.T, port, dir string) (addr string, kill func()) {
+	t.Helper()
 	binary, err := exec.LookPath("redis-server")
 	if err != nil {
 		t.Skip("redis-server is not on the PATH; install Debian's redis-server to run this on a real one")
@@ -53,7 +59,7 @@ func startRedis(t *testing.T, port string) (addr string, kill func()) {
 		_, port, _ = net.SplitHostPort(l.Addr().String())
 		require.NoError(t, l.Close())
 	}
-	cmd := exec.Command(binary, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	cmd := exec.Command(binary, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
