@@ -1,0 +1,81 @@
+package wire
+
+import "strings"
+
+// What a provider may bill for input beside the text that the client sent. A token is at least one byte of text, so
+// the bytes of a body, decoded, bound the tokens of all that is text in it; the punctuation and the keys of the body
+// stand for the provider's own marks between messages. The constants are rounded up from what the providers publish.
+const (
+	tokensPerKey     = 8     // marks around a message, a part, a tool's argument, which may be longer than the JSON
+	tokensPerRequest = 64    // marks around the whole
+	tokensForTools   = 1_024 // Anthropic adds a system prompt of up to 530 tokens when there are tools
+	tokensPerBuiltIn = 2_048 // Anthropic's own tools: text editor 700, bash 245, computer use 735 + a prompt of 499
+
+	// Images, however large, are scaled down first. Anthropic: to 2,576 pixels, at most 4,784 tokens. OpenAI: tiles
+	// (at most 8 of 170 + 85 tokens; gpt-4o-mini 5,667 + 2,833) or patches times a factor of up to 2.46 (at most 2,500
+	// patches, or 10,000 with the detail "original", which "auto" may mean).
+	tokensPerAnthropicImage = 5_000
+	tokensPerTiledMini      = 8*5_667 + 2_833
+	tokensPerOpenAIImage    = 24_600
+	tokensPerScaledImage    = 6_150
+
+	// An image of a common size, for estimates.
+	tokensPerCommonImage = 1_000
+)
+
+// finish counts what was read.
+func (r *reader) finish() {
+	req := r.r
+	req.Text = r.lastWords()
+	req.InputEstimate = (r.text+r.rendered)/4 + int64(req.Images)*tokensPerCommonImage
+	if req.API == Embeddings {
+		req.InputEstimate += r.numbers
+	}
+	req.spots.text = int64(len(req.body)) - r.shrunk - r.media + r.rendered + tokensPerKey*r.keys + tokensPerRequest
+	if req.Tools > 0 {
+		req.spots.text += tokensForTools + int64(r.builtIn)*tokensPerBuiltIn
+	}
+	req.spots.scaled = r.lowImages
+	req.InputBound = req.InputBoundOn(req.Model)
+	req.Reasons = req.Reasons || req.API != Messages && reasons(req.Model)
+}
+
+// InputBoundOn is InputBound if another model than the one that was asked for answers.
+func (r *Request) InputBoundOn(model string) int64 {
+	all, scaled := int64(r.Images), int64(r.spots.scaled)
+	switch {
+	case r.API.Family() == Anthropic:
+		return r.spots.text + all*tokensPerAnthropicImage
+	case strings.Contains(model, "4o-mini"):
+		return r.spots.text + all*tokensPerTiledMini
+	}
+	return r.spots.text + scaled*tokensPerScaledImage + (all-scaled)*tokensPerOpenAIImage
+}
+
+// reasons reports whether a model of OpenAI's reasons out of sight by its name: o1, o3, o4, gpt-5 and what follows.
+func reasons(model string) bool {
+	model = model[strings.LastIndexByte(model, '/')+1:]
+	if digit, ok := strings.CutPrefix(model, "gpt-"); ok {
+		return digit != "" && '5' <= digit[0] && digit[0] <= '9'
+	}
+	return len(model) > 1 && model[0] == 'o' && '1' <= model[1] && model[1] <= '9'
+}
+
+// lastWords is what the user said last, in one string.
+func (r *reader) lastWords() string {
+	if len(r.last) == 0 || r.r.API == Embeddings {
+		return ""
+	}
+	size := 0
+	for _, w := range r.last {
+		size += w.end - w.start + 1
+	}
+	text := make([]byte, 0, min(size, maxText))
+	for i, w := range r.last {
+		if i > 0 && len(text) < maxText {
+			text = append(text, '\n')
+		}
+		text = r.appendDecoded(text, w, maxText)
+	}
+	return string(text)
+}
