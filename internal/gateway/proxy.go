@@ -115,7 +115,7 @@ func (p *Proxy) Run(ctx context.Context, recovered []usage.Span) error {
 	<-p.idle
 	stop()
 	err := group.Wait()
-	(&upstreams{}).replace(p.o.Upstreams)
+	p.o.Upstreams.close()
 	return err
 }
 

@@ -13,12 +13,13 @@ const maxRecent = 20_000
 // Recent is what GET /v1/requests/{id} says of a call.
 type Recent struct {
 	ID             string       `json:"id"`
-	State          string       `json:"state"` // running, complete, or cut: its usage was not seen whole, and what is said is the most that it can be
+	State          string       `json:"state"` // complete, or cut: its usage was not seen whole, and what is said is the most that it can be
 	Timestamp      time.Time    `json:"timestamp"`
 	RequestedModel string       `json:"requested_model"`
 	Model          string       `json:"model"`
 	Route          string       `json:"route"`
-	Cost           string       `json:"cost_usd,omitempty"` // exact; left out while it is not known, and of a model without a price
+	Arm            usage.Arm    `json:"arm"`
+	Cost           string       `json:"cost_usd,omitempty"` // exact; left out of a model without a price
 	Usage          usage.Tokens `json:"usage"`
 	LatencyMS      int64        `json:"latency_ms"`
 	TTFTMS         int64        `json:"ttft_ms,omitempty"`
@@ -28,7 +29,6 @@ type Recent struct {
 
 // The states of a call.
 const (
-	running  = "running"
 	complete = "complete"
 	cut      = "cut"
 )
@@ -79,4 +79,17 @@ func (r *recent) get(tenant, id string) (remembered, bool) {
 		return remembered{}, false
 	}
 	return r.ring[at], true
+}
+
+// view is the call as its caller is shown it.
+func (r remembered) view() Recent {
+	s := &r.span
+	v := Recent{
+		ID: r.id, State: r.state, Timestamp: s.Timestamp, RequestedModel: s.RequestedModel, Model: s.Model, Route: s.Route, Arm: s.Arm,
+		Usage: s.Tokens, LatencyMS: s.LatencyMS, TTFTMS: s.TTFTMS, SessionID: s.SessionID, DecisionID: s.DecisionID,
+	}
+	if s.Priced {
+		v.Cost = usd(s.Cost)
+	}
+	return v
 }

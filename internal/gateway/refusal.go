@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"encoding/json"
 	"math"
 	"net/http"
 	"strconv"
@@ -56,37 +55,18 @@ func (f *refusal) after(d time.Duration) *refusal {
 	return f
 }
 
-// openAIError and anthropicError are the providers' own shapes.
-type openAIError struct {
-	Error struct {
-		Message string  `json:"message"`
-		Type    string  `json:"type"`
-		Param   *string `json:"param"`
-		Code    string  `json:"code"`
-	} `json:"error"`
-}
-
-type anthropicError struct {
-	Type  string `json:"type"`
-	Error struct {
-		Type    string `json:"type"`
-		Message string `json:"message"`
-	} `json:"error"`
-	RequestID string `json:"request_id"`
+// in is the refusal in the shape of the family.
+func (f *refusal) in(family wire.Family, id string) wire.Refusal {
+	r := wire.Refusal{Family: family, Status: f.status, Type: f.openAI, Code: f.code, Message: f.message, RequestID: id}
+	if family == wire.Anthropic {
+		r.Type = f.anthropic
+	}
+	return r
 }
 
 // write answers in the shape of the family.
 func (f *refusal) write(w http.ResponseWriter, family wire.Family, id string) {
-	var body []byte // strings alone: they can be marshalled
-	if family == wire.Anthropic {
-		var e anthropicError
-		e.Type, e.Error.Type, e.Error.Message, e.RequestID = "error", f.anthropic, f.message, id
-		body, _ = json.Marshal(e)
-	} else {
-		var e openAIError
-		e.Error.Message, e.Error.Type, e.Error.Code = f.message, f.openAI, f.code
-		body, _ = json.Marshal(e)
-	}
+	body := f.in(family, id).Body()
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

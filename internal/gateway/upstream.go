@@ -218,3 +218,6 @@ func (u *Upstreams) Names() []string {
 	}
 	return names
 }
+
+// close ends the connections that nobody uses.
+func (u *Upstreams) close() { u.inForce.Load().closeIdle(&upstreams{}) }
