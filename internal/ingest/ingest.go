@@ -218,6 +218,9 @@ func (i *Ingest) recover() error {
 	return nil
 }
 
+// Spool names the spool, as the watermark does.
+func (i *Ingest) Spool() string { return i.spool.state.Spool }
+
 // Close stops accepting and closes the files. Run must have ended. What is not drained yet stays in
 // the spool for the next Open.
 func (i *Ingest) Close() error {
