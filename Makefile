@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert bench-evaluate bench-policy bench-backtest clean
+.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert bench-evaluate bench-policy bench-backtest bench-gateway clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ bench-alert: engine ## Measure detection on the real stack over 100 injections o
 bench-evaluate: ## Measure evaluators: scores a second of heuristics, and from a call's acknowledgement to its score at 100 calls a second
 	go test ./internal/evaluate -run '^$$' -bench Heuristics -cpu 1 -benchtime 2s
 	FLYBALL_BENCH=1 go test ./tests/bench -run '^$$' -bench Evaluate -benchtime 1x
+
+bench-gateway: ## Measure the gateway against a bare reverse proxy: latency, throughput and allocations at 10, 100 and 1,000 concurrent calls
+	FLYBALL_BENCH=1 go test ./internal/gateway -count 1 -v -run BenchGateway
+	go test ./internal/gateway -run "^$$" -bench Decide -benchtime 2s
 
 bench-policy: ## Measure policies: evaluations a second of CPU time by policy and answer, a candidate's cost, explain, load and lint
 	go test ./internal/policy -run '^$$' -bench Policy -benchtime 1s

@@ -47,7 +47,7 @@ func TestWhoMaySetComplexity(t *testing.T) {
 			{Name: "all", Hash: ingest.HashToken("all")},
 		}
 	})
-	s.scores, s.ingest = complexity.New(&scoreMemory{}, s.log, time.Now), new(ingest.Ingest)
+	s.scores, s.ingest, s.takesIn = complexity.New(&scoreMemory{}, s.log, time.Now), new(ingest.Ingest), true
 	handler := s.frontHandler(nil, nil)
 	s.ingest = nil // it was never opened
 	ask := func(token, method, body string) (int, string) {

@@ -131,6 +131,10 @@ func (s *system) serve(ctx context.Context, roles []config.Role) (err error) {
 		if err := s.openIngest(ctx); err != nil {
 			return err
 		}
+	} else if serves(config.Gateway) {
+		if err := s.openSpool(); err != nil {
+			return err
+		}
 	}
 	work := &lateWork{}
 	group, ctx := errgroup.WithContext(ctx)

@@ -82,7 +82,7 @@ func front(t *testing.T, change func(*config.Config)) *system {
 	c := config.Default()
 	c.Ingest.Listen, c.Console.Listen, c.Temporal.Address = freeAddress(t), freeAddress(t), freeAddress(t)
 	c.OTLP.Listen = freeAddress(t)
-	c.Redis.Addr = store.Addr()
+	c.Redis.Addr, c.Spool = store.Addr(), t.TempDir()
 	change(&c)
 	s := &system{config: c, log: slog.New(slog.DiscardHandler)}
 	require.NoError(t, s.loadFiles())

@@ -27,6 +27,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/redis"
 	"github.com/flyball-dev/flyball/internal/standing"
+	"github.com/flyball-dev/flyball/internal/treasury"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/policies"
 )
@@ -42,8 +43,11 @@ type system struct {
 	shadow   *policy.Holder // of the second set; nil: not configured
 	slack    *notify.Slack  // nil: not configured
 	book     *pricing.Book
-	door     *ingest.Door // to all that the front serves
-	ingest   *ingest.Ingest
+	door     *ingest.Door   // to all that the front serves
+	ingest   *ingest.Ingest // with its spool; where only the gateway is, nobody else may send
+	takesIn  bool           // telemetry, from others
+	treasury *treasury.Treasury
+	proxy    *gateway.Proxy
 	scores   *complexity.Scores // of tasks, where ingest is
 	judges   *standing.Registry
 	people   latePeople // whose word comes from channels
@@ -77,8 +81,12 @@ func openSystem(ctx context.Context, c config.Config, roles []config.Role, log *
 	}
 	if needs(config.Worker, config.Gateway) {
 		s.redis = redis.Open(redis.Options{Addr: c.Redis.Addr, Password: c.Redis.Password, Logger: log})
-		if err := s.redis.Ping(ctx); err != nil {
+		err := s.redis.Ping(ctx)
+		switch {
+		case err != nil && needs(config.Worker):
 			return nil, &exitError{exitAway, err}
+		case err != nil:
+			log.WarnContext(ctx, "Redis is away: the gateway obeys no flags until it can read them", "error", err)
 		}
 	}
 	return s, nil
@@ -136,6 +144,11 @@ func (s *system) loadFiles() error {
 }
 
 func (s *system) close() {
+	if s.treasury != nil {
+		if err := s.treasury.Close(); err != nil {
+			s.log.Error("Closing the treasury's journal", "error", err)
+		}
+	}
 	if s.ingest != nil {
 		if err := s.ingest.Close(); err != nil {
 			s.log.Error("Closing the spool", "error", err)
@@ -149,18 +162,24 @@ func (s *system) close() {
 	}
 }
 
-// runFront serves ingest (opened by openIngest) and gateway, either or both, on one listener until ctx
-// ends. extra handlers, by pattern, are served beside them.
+// runFront serves ingest (opened by openIngest) and gateway (opened by openGateway), either or both, on one listener
+// until ctx ends and the calls under way have ended too. extra handlers, by pattern, are served beside them.
 func (s *system) runFront(ctx context.Context, listener net.Listener, roles []config.Role, extra map[string]http.Handler) error {
 	group, ctx := errgroup.WithContext(ctx)
 	var gate *gateway.Gateway
 	if slices.Contains(roles, config.Gateway) {
-		gate = s.gateway()
+		var err error
+		if gate, err = s.openGateway(); err != nil {
+			return err
+		}
 		group.Go(func() error { return gate.Run(ctx) })
+		s.runProxy(ctx, group)
 	}
 	if s.ingest != nil {
 		group.Go(func() error { return s.ingest.Run(ctx) })
 		group.Go(func() error { s.scores.Run(ctx); return nil })
+	}
+	if s.takesIn {
 		group.Go(func() error { s.judges.Run(ctx); return nil })
 		if e := s.evaluation; e.pipeline != nil {
 			group.Go(func() error { return e.flags.Run(ctx) })
@@ -170,7 +189,7 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 	if s.config.TokensFile != "" {
 		group.Go(func() error { s.watchTokens(ctx); return nil })
 	}
-	group.Go(func() error { return serveHTTP(ctx, listener, s.frontHandler(gate, extra)) })
+	group.Go(func() error { return s.serveFront(ctx, listener, s.frontHandler(gate, extra), gate != nil) })
 	return group.Wait()
 }
 
@@ -191,7 +210,7 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 	for pattern, handler := range extra {
 		mux.Handle(pattern, admitted(s.door, ingest.ScopeDecide, trusted, handler))
 	}
-	if s.ingest != nil {
+	if s.takesIn {
 		for _, path := range []string{"/v1/spans", "/v1/quality", "/v1/feedback", "/v1/outcomes", "/v1/deployments", "/v1/traces", "/v1/logs", "/v1/litellm"} {
 			mux.Handle(path, s.ingest.Handler())
 		}
@@ -209,6 +228,11 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 			mux.Handle(path, admitted(s.door, ingest.ScopeDecide, trusted, gate.Handler()))
 		}
 		mux.Handle("/v1/sampling", admitted(s.door, ingest.ScopeQuality, ofItsTenant, gate.Handler()))
+	}
+	if s.proxy != nil { // which has its own way in, since it refuses as the providers do
+		for pattern, handler := range s.proxy.Routes() {
+			mux.Handle(pattern, handler)
+		}
 	}
 	// A web page must not start faults or send telemetry through the browser of somebody who may.
 	return http.NewCrossOriginProtection().Handler(mux)
@@ -275,15 +299,21 @@ func (s *system) openIngest(ctx context.Context) (err error) {
 	if s.ingest, err = ingest.Open(options); err != nil {
 		return &exitError{exitUsage, err}
 	}
+	s.takesIn = true
 	return nil
 }
 
 // serveHTTP serves until ctx ends, then lets what is under way finish.
 func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	return runServer(ctx, server, 5*time.Second, func() error { return server.Serve(listener) })
+}
+
+// runServer serves until ctx ends, then lets what is under way finish, and after the time for that cuts it off.
+func runServer(ctx context.Context, server *http.Server, drain time.Duration, serve func() error) error {
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
-		deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 		defer cancel()
 		err := server.Shutdown(deadline)
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -292,8 +322,8 @@ func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler)
 		stopped <- err
 	})
 	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving on %s: %w", listener.Addr(), err)
+	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving: %w", err)
 	}
 	return <-stopped
 }

@@ -44,10 +44,12 @@ func newTokenCommand() *cobra.Command {
 		Long: "Make a random token. Its secret is shown this once, on stderr: give it to the sender, as\n" +
 			"FLYBALL_INGEST_TOKEN or as the bearer token of its requests. The stanza on stdout is for the\n" +
 			"configuration's tokens or its tokens_file, which is read again when it changes; it holds\n" +
-			"the secret's hash only.",
+			"the secret's hash only. With the scope calls it is a virtual key: what OpenAI's and\n" +
+			"Anthropic's clients are given in place of the provider's key.",
 		Example: "  flyball token new --name checkout --tenant org_42 >> tokens.yaml\n" +
 			"  flyball token new --name judge --tenant org_42 --scope quality --days 90 >> tokens.yaml\n" +
-			"  flyball token new --name gateway >> tokens.yaml",
+			"  flyball token new --name gateway >> tokens.yaml\n" +
+			"  flyball token new --name checkout-calls --tenant org_42 --scope calls >> tokens.yaml",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if days < 0 {
@@ -61,7 +63,7 @@ func newTokenCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&s.Name, "name", "", "what logs and answers call it")
 	cmd.Flags().StringVar(&s.Tenant, "tenant", "", "the tenant whose telemetry it may send (default: trusted for all tenants)")
-	cmd.Flags().StringSliceVar(&s.Scopes, "scope", nil, "what it is for: spans, quality, outcomes, deployments, decide (default: all telemetry, and decide without a tenant)")
+	cmd.Flags().StringSliceVar(&s.Scopes, "scope", nil, "what it is for: spans, quality, outcomes, deployments, decide, calls (default: all telemetry, and decide without a tenant)")
 	cmd.Flags().IntVar(&days, "days", 0, "how long it is valid (default: for ever)")
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,7 +70,7 @@ func upCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&o.noWorker, "no-worker", false, "run no workflows here: flyball serve --role worker does")
 	cmd.Flags().StringVar(&o.policies, "policies", "", "policy directory in place of the shipped ones, reloaded when it changes")
 	cmd.Flags().StringVar(&o.shadow, "policies-shadow", "", "a second policy directory, judged beside the one in force and never acted upon: see flyball policy shadow")
-	cmd.Flags().StringVar(&o.access, "access", "", "configuration file of which the sections access (who may read the embedded ClickHouse), notify (who is told), evaluators, judge and content count here; the others are for servers")
+	cmd.Flags().StringVar(&o.access, "access", "", "configuration file of which the sections access (who may read the embedded ClickHouse), notify (who is told), evaluators, judge, content and gateway count here; the others are for servers")
 	cmd.Flags().Uint64Var(&o.seed, "seed", 1, "of the simulator's randomness")
 	return cmd
 }
@@ -116,7 +117,7 @@ func up(ctx context.Context, o upOptions, out, errs io.Writer) error {
 	ports := stack.Ports()
 	c := config.Default()
 	c.Profile, c.Access, c.Notify = config.Demo, given.Access, given.Notify
-	c.Evaluators, c.Judge, c.Content = given.Evaluators, given.Judge, given.Content
+	c.Evaluators, c.Judge, c.Content, c.Gateway = given.Evaluators, given.Judge, given.Content, given.Gateway
 	if o.noSimulator {
 		c.Profile = config.Standard
 	}
@@ -195,6 +196,9 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 	group.Go(func() error { return s.runConsole(ctx, page, work, status) })
 	screen.say("Console  %s", addresses.Console)
 	screen.say("Ingest   %s", addresses.Ingest)
+	if upstreams, err := c.Gateway.LoadUpstreams(os.LookupEnv); err == nil && len(upstreams) > 0 {
+		screen.say("Gateway  %s/v1 (calls of models go through it: %s)", addresses.Ingest, upstreamNames(upstreams))
+	}
 	screen.say("OTLP     %s (gRPC; OTLP/HTTP is at the ingest's /v1/traces)", addresses.OTLP)
 	group.Go(func() error {
 		if !o.noSimulator {
@@ -287,6 +291,15 @@ func components(events []devstack.Event) []console.Component {
 		list = append(list, console.Component{Name: e.Component, State: string(e.Condition), Progress: e.Progress, Detail: e.Detail})
 	}
 	return list
+}
+
+// upstreamNames lists upstreams for people.
+func upstreamNames(list []config.Upstream) string {
+	names := make([]string, len(list))
+	for i, u := range list {
+		names[i] = u.Name
+	}
+	return strings.Join(names, ", ")
 }
 
 // screen prints what happens, for people. A build's progress is one line per tenth.

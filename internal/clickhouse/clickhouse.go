@@ -51,6 +51,18 @@ var databaseName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 // Open connects to the server and checks that it answers. The database itself may still be missing:
 // see Migrate.
 func Open(ctx context.Context, o Options) (*Store, error) {
+	s, err := New(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Ping(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// New is Open for whoever can do without the server for a while: it connects when it is asked for something.
+func New(o Options) (*Store, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("opening ClickHouse: the URL is not valid: %w", err)
@@ -75,9 +87,6 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if s.conn, err = ch.Open(options(u, o, o.Database)); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening ClickHouse: %w", err), s.server.Close())
-	}
-	if err := s.Ping(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }

@@ -27,7 +27,7 @@ type Role string
 const (
 	Worker  Role = "worker"  // workflows and activities: sweep, alerts, incidents, decisions
 	Ingest  Role = "ingest"  // POST /v1/spans, /v1/quality, /v1/deployments; OTLP; LiteLLM
-	Gateway Role = "gateway" // POST /v1/decide
+	Gateway Role = "gateway" // POST /v1/decide, and calls of models
 	Console Role = "console" // pages and their API
 )
 
@@ -96,6 +96,7 @@ type Config struct {
 	Temporal   Temporal   `yaml:"temporal"`
 	Notify     Notify     `yaml:"notify"` // how people hear of incidents
 	Drills     Drills     `yaml:"drills"` // where the calls of drills are sent
+	Gateway    Gate       `yaml:"gateway"`
 
 	Evaluators string  `yaml:"evaluators"` // a directory over the shipped ones, or shipped; empty: nothing is scored here
 	Judge      Judge   `yaml:"judge"`
@@ -125,7 +126,7 @@ type Token struct {
 	Hash              string    `yaml:"hash"`       // the hex SHA-256 of the secret
 	NextHash          string    `yaml:"next_hash"`  // of a second secret, while it replaces the first
 	Tenant            string    `yaml:"tenant"`     // empty: trusted for all tenants
-	Scopes            []string  `yaml:"scopes"`     // spans, quality, outcomes, deployments, decide; left out: all telemetry, and everything where it is trusted for all
+	Scopes            []string  `yaml:"scopes"`     // spans, quality, outcomes, deployments, decide, calls; left out: all telemetry, and decide where it is trusted for all
 	NotBefore         time.Time `yaml:"not_before"` // RFC 3339
 	Expires           time.Time `yaml:"expires"`
 	RequestsPerSecond float64   `yaml:"requests_per_second"`
@@ -206,6 +207,7 @@ func Default() Config {
 		Redis:      Redis{Addr: "127.0.0.1:6379"},
 		Temporal:   Temporal{Address: "127.0.0.1:7233", Namespace: "default"},
 		Notify:     Notify{PagerDuty: PagerDuty{API: "https://events.pagerduty.com"}},
+		Gateway:    defaultGate,
 		Judge:      defaultJudge, Content: Content{Retention: 7 * 24 * time.Hour},
 	}
 }
@@ -312,6 +314,7 @@ func (c Config) Validate() error {
 	errs = append(errs, c.Access.problems()...)
 	errs = append(errs, c.Notify.problems()...)
 	errs = append(errs, c.Drills.problems()...)
+	errs = append(errs, c.Gateway.problems()...)
 	errs = append(errs, checkRollbacks(c.Rollbacks)...)
 	errs = append(errs, c.Judge.problems()...)
 	errs = append(errs, c.Content.problems()...)

@@ -106,6 +106,7 @@ func TestTokensThatMakeNoSense(t *testing.T) {
 		"hex SHA-256":                   {Name: "a", Hashes: []string{"secret"}},
 		"lower-case":                    {Name: "a", Hashes: []string{strings.ToUpper(HashToken("x"))}},
 		`scope "span" is not one of`:    keyTo("x", Token{Scopes: []Scope{"span"}}),
+		"say which tenant's":            keyTo("x", Token{Scopes: []Scope{ScopeCalls}}),
 		"concerns every tenant":         keyTo("x", Token{Tenant: "org", Scopes: []Scope{ScopeDecide}}),
 		"must not be negative":          keyTo("x", Token{RecordsPerSecond: -1}),
 		"expires before it begins":      keyTo("x", Token{NotBefore: testNow, Expires: testNow}),

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/complexity"
+	"github.com/flyball-dev/flyball/internal/gateway"
+	"github.com/flyball-dev/flyball/internal/ingest"
+	"github.com/flyball-dev/flyball/internal/treasury"
+)
+
+// openSpool opens the spool of a gateway that takes in no telemetry but its own. It needs nobody to be there.
+func (s *system) openSpool() (err error) {
+	if s.store == nil {
+		if s.store, err = clickhouse.New(storeOptions(s.config.ClickHouse, s.log)); err != nil {
+			return &exitError{exitUsage, err}
+		}
+	}
+	s.scores = complexity.New(s.store, s.log, time.Now)
+	s.ingest, err = ingest.Open(ingest.Options{
+		Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Door: s.door, Complexity: s.scores.Of,
+	})
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	return nil
+}
+
+// openGateway makes the gateway and what passes calls through it. The spool must be open.
+func (s *system) openGateway() (*gateway.Gateway, error) {
+	upstreams, err := gateway.OpenUpstreams(s.config.Gateway, os.LookupEnv, s.log)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	s.treasury, err = treasury.Open(treasury.Options{
+		Dir: filepath.Join(filepath.Clean(s.config.Spool), "treasury"), Process: s.ingest.Spool(), Redis: s.redis,
+		Budgets: s.budgets, Away: s.budgetsAway, Logger: s.log, Now: time.Now,
+	})
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	gate := s.gateway()
+	s.proxy = gateway.NewProxy(gate, gateway.ProxyOptions{
+		Upstreams: upstreams, Gate: s.config.Gateway, Door: s.door, Accept: s.ingest.Accept,
+		Treasury: s.treasury, Budgets: s.budgets, Cheaper: s.cheaper,
+	})
+	return gate, nil
+}
+
+// runProxy keeps calls' telemetry and money moving until ctx ends and the last call with it: what a call settles, the
+// treasury has still to tell.
+func (s *system) runProxy(ctx context.Context, group *errgroup.Group) {
+	late, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer stop()
+		return s.proxy.Run(ctx, s.treasury.Recovered())
+	})
+	group.Go(func() error { return s.treasury.Run(late) })
+}
+
+// budgets are a tenant's, from memory.
+func (s *system) budgets(string) (budgets []budget.Budget, known bool) { return nil, true }
+
+// budgetsAway is what holds while a tenant's budgets cannot be asked.
+func (s *system) budgetsAway(string) treasury.Away { return treasury.Away{} }
+
+// cheaper is the cheapest model that the tenant's floor allows, for a session that has spent most of its budget.
+func (s *system) cheaper(q *gateway.Question) (gateway.Turn, bool) {
+	selection := s.policies.Set().Tradeoff().Downgrade(q.Tenant, q.Call.Model)
+	return gateway.Turn{Model: selection.Model, Reason: selection.Reason}, selection.Model != "" && !selection.Stop
+}
+
+// serveFront serves what clients, senders of telemetry and evaluators are given, with TLS where that is configured, over
+// HTTP/1.1 and HTTP/2. Calls under way when ctx ends have longer to finish than what else is served.
+func (s *system) serveFront(ctx context.Context, listener net.Listener, handler http.Handler, calls bool) error {
+	c, drain := s.config.Gateway, 5*time.Second
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: c.MaxHeader,
+		Protocols: &http.Protocols{}, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000},
+	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetHTTP2(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // by prior knowledge
+	if calls {
+		drain = c.Drain
+	}
+	if c.TLS.CertFile == "" {
+		return runServer(ctx, server, drain, func() error { return server.Serve(listener) })
+	}
+	cert, err := tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile)
+	if err != nil {
+		return &exitError{exitUsage, fmt.Errorf("gateway.tls: %w", err)}
+	}
+	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	return runServer(ctx, server, drain, func() error { return server.ServeTLS(listener, "", "") })
+}
