@@ -34,17 +34,18 @@ const (
 	ScopeOutcomes    Scope = "outcomes"
 	ScopeDeployments Scope = "deployments"
 	ScopeDecide      Scope = "decide" // asking the gateway; concerns every tenant
+	ScopeCalls       Scope = "calls"  // calling models through the gateway, on one tenant's account; never given unasked
 )
 
 // Scopes are all scopes, the ones for telemetry first.
-var Scopes = [...]Scope{ScopeSpans, ScopeQuality, ScopeOutcomes, ScopeDeployments, ScopeDecide}
+var Scopes = [...]Scope{ScopeSpans, ScopeQuality, ScopeOutcomes, ScopeDeployments, ScopeDecide, ScopeCalls}
 
 // Token lets a sender in. Limits of zero are none.
 type Token struct {
 	Name              string    // in logs and answers
 	Hashes            []string  // HashToken of each secret: two while one replaces the other
 	Tenant            string    // whose telemetry it may send; "" is trusted for all tenants
-	Scopes            []Scope   // none: all telemetry, and with no tenant everything
+	Scopes            []Scope   // none: all telemetry, and with no tenant decisions too
 	NotBefore         time.Time // zero: since ever
 	Expires           time.Time // zero: never
 	RequestsPerSecond float64   // on average; bursts of a second's worth
@@ -71,6 +72,8 @@ func (t *Token) check() error {
 			return fail("scope %q is not one of %s", s, Scopes)
 		case s == ScopeDecide && t.Tenant != "":
 			return fail("scope decide concerns every tenant: leave the tenant out")
+		case s == ScopeCalls && t.Tenant == "":
+			return fail("scope calls spends a tenant's money: say which tenant's")
 		}
 	}
 	switch {
@@ -80,9 +83,9 @@ func (t *Token) check() error {
 		return fail("it expires before it begins")
 	}
 	if len(t.Scopes) == 0 {
-		t.Scopes = Scopes[:]
+		t.Scopes = Scopes[:5]
 		if t.Tenant != "" {
-			t.Scopes = Scopes[:len(Scopes)-1]
+			t.Scopes = Scopes[:4]
 		}
 	}
 	return nil
@@ -199,15 +202,21 @@ func (d *Door) AnyTenant() bool {
 // Admit finds who sent a request, and whether they may do at a moment what the scope says. It counts as
 // one request of the token's.
 func (d *Door) Admit(r *http.Request, scope Scope, now time.Time) (*Caller, error) {
-	if len(*d.keys.Load()) == 0 {
+	if d.Open() {
 		return &Caller{}, admitLocal(r)
 	}
 	secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
+	if !ok && scope == ScopeCalls { // Anthropic's clients name their key so
+		secret, ok = r.Header.Get("X-Api-Key"), true
+	}
+	if secret = strings.TrimSpace(secret); !ok || secret == "" {
 		return nil, ErrNoToken
 	}
-	return d.AdmitToken(strings.TrimSpace(secret), scope, now)
+	return d.AdmitToken(secret, scope, now)
 }
+
+// Open reports whether there are no tokens, and programs on this machine are let in without one.
+func (d *Door) Open() bool { return len(*d.keys.Load()) == 0 }
 
 // AdmitToken is Admit for a token that came another way than in a header of HTTP. Without configured tokens
 // nobody is let in: it is for the caller to know who is on this machine.

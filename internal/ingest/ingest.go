@@ -246,23 +246,26 @@ func (i *Ingest) Handler() http.Handler {
 	return mux
 }
 
+// ErrRecord says that a record is bad: it is no use to send it again.
+var ErrRecord = errors.New("a record is refused")
+
 // Accept takes spans and quality events from within the process, as the handlers do from outside:
 // when it returns nil they are durable, or were before. A span without a price version is priced. One bad
-// record refuses them all.
+// record refuses them all, with ErrRecord; any other error says that the spool takes none for now.
 func (i *Ingest) Accept(ctx context.Context, spans []usage.Span, quality []usage.Quality) error {
 	now := i.opt.Now()
 	req := newRequest(i)
 	for n := range spans {
 		s := spans[n]
 		if err := settle(&s, now); err != nil {
-			return fmt.Errorf("span %d: %w", n, err)
+			return fmt.Errorf("%w: span %d: %w", ErrRecord, n, err)
 		}
 		req.addSpan(n, &s, nil)
 	}
 	for n := range quality {
 		q := quality[n]
 		if err := settleQuality(&q, now); err != nil {
-			return fmt.Errorf("quality event %d: %w", n, err)
+			return fmt.Errorf("%w: quality event %d: %w", ErrRecord, n, err)
 		}
 		req.addQuality(len(spans)+n, &q)
 	}
@@ -270,7 +273,7 @@ func (i *Ingest) Accept(ctx context.Context, spans []usage.Span, quality []usage
 		return err
 	}
 	for _, r := range req.refused {
-		return fmt.Errorf("record %d: %s: %s", r.Index, r.Field, r.Reason)
+		return fmt.Errorf("%w: record %d: %s: %s", ErrRecord, r.Index, r.Field, r.Reason)
 	}
 	return nil
 }
