@@ -63,7 +63,9 @@ func options(t testing.TB, flags gateway.Flags) gateway.Options {
 }
 
 // run starts the gateway and stops it with the test.
-func run(t *testing.T, o gateway.Options) http.Handler {
+func run(t *testing.T, o gateway.Options) http.Handler { return handlers(t, start(t, o)) }
+
+func start(t *testing.T, o gateway.Options) *gateway.Gateway {
 	g := gateway.New(o)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -72,7 +74,7 @@ func run(t *testing.T, o gateway.Options) http.Handler {
 		stop()
 		require.NoError(t, <-ended)
 	})
-	return handlers(t, g)
+	return g
 }
 
 // handlers are those of a gateway whose tenants have no budgets.

@@ -158,7 +158,12 @@ func readEvents(body io.Reader, of *held) (usage.Report, *int64, error) {
 	return stream.Report(), nil, nil
 }
 
-// provider is whose answer the call has.
-func (c *held) provider() string { return cmp.Or(c.span.Provider, "openai") }
+// provider is by whose shape the call's answer is read: that of its API, where it is known, for many providers speak it.
+func (c *held) provider() string {
+	if c.api != "" {
+		return string(c.api.Family())
+	}
+	return cmp.Or(c.span.Provider, "openai")
+}
 
 func clip(name string) string { return name[:min(len(name), maxName)] }
