@@ -409,7 +409,7 @@ func (x *External) end(cl *claim, err error, now time.Time, answer *settlements)
 	var made *settlement
 	if err == nil {
 		if !cl.Repeated && cl.held != nil {
-			cl.Known = x.o.Treasury.Settle(cl.held.id, cl.span.Cost, now)
+			cl.Known = x.o.Treasury.Settle(cl.held.id, cl.charge(), now)
 		}
 		if !cl.Repeated {
 			cl.Recorded = cl.recorded
@@ -422,6 +422,15 @@ func (x *External) end(cl *claim, err error, now time.Time, answer *settlements)
 	if cl.held != nil {
 		x.holds.done(cl.held, made, now)
 	}
+}
+
+// charge is what the budgets are charged. A call that was promised money and cannot be priced is never free: it counts
+// at what was held, until the ledger says otherwise.
+func (cl *claim) charge() usage.PicoUSD {
+	if cl.recorded && !cl.span.Priced {
+		return cl.held.span.Cost
+	}
+	return cl.span.Cost
 }
 
 // check refuses what no report may say.
