@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/config"
@@ -201,6 +202,21 @@ func (s *system) gateway() *gateway.Gateway {
 	})
 }
 
+// external serves gateways that are not ours. Calls have no budgets yet.
+func (s *system) external(gate *gateway.Gateway) http.Handler {
+	money, _ := treasury.Open(treasury.Options{Redis: s.redis, Logger: s.log, Now: time.Now}) // without a journal it cannot fail
+	return gateway.NewExternal(gate, gateway.ExternalOptions{
+		Door: s.door, Treasury: money, OutputCap: 16_384,
+		Budgets: func(string) ([]budget.Budget, bool) { return nil, true },
+		Accept: func(ctx context.Context, spans []usage.Span, quality []usage.Quality) error {
+			if s.ingest == nil {
+				return errors.New("this process has no spool: run the role ingest beside the gateway")
+			}
+			return s.ingest.Accept(ctx, spans, quality)
+		},
+	}).Handler()
+}
+
 // frontHandler routes to ingest, where it is open, to gate, unless that is nil, and to extra. Ingest lets in
 // whoever may send; a tenant's evaluators may ask which of its calls to score; everything else but the health
 // check is for whoever is trusted for all tenants.
@@ -224,8 +240,10 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 		mux.Handle("/v1/ingest", admitted(s.door, ingest.ScopeSpans, trusted, s.ingest.Handler()))
 	}
 	if gate != nil {
-		for _, path := range []string{"/v1/decide", "/v1/flags"} {
-			mux.Handle(path, admitted(s.door, ingest.ScopeDecide, trusted, gate.Handler()))
+		mux.Handle("/v1/flags", admitted(s.door, ingest.ScopeDecide, trusted, gate.Handler()))
+		external := s.external(gate)
+		for _, path := range []string{"/v1/decide", "/v1/settle", "/v1/settle/response", "/v1/authz/"} {
+			mux.Handle(path, external)
 		}
 		mux.Handle("/v1/sampling", admitted(s.door, ingest.ScopeQuality, ofItsTenant, gate.Handler()))
 	}

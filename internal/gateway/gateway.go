@@ -159,10 +159,9 @@ func (g *Gateway) stale(now time.Time) time.Duration {
 	return max(0, now.Sub(time.Unix(0, g.confirmed.Load())))
 }
 
-// Handler serves /v1/decide, /v1/sampling and /v1/flags.
+// Handler serves /v1/sampling and /v1/flags.
 func (g *Gateway) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/decide", g.decide)
 	mux.HandleFunc("GET /v1/sampling", g.sampling)
 	mux.HandleFunc("GET /v1/flags", g.flags)
 	return mux

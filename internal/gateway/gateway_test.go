@@ -63,7 +63,9 @@ func options(t testing.TB, flags gateway.Flags) gateway.Options {
 }
 
 // run starts the gateway and stops it with the test.
-func run(t *testing.T, o gateway.Options) http.Handler {
+func run(t *testing.T, o gateway.Options) http.Handler { return handlers(t, start(t, o)) }
+
+func start(t *testing.T, o gateway.Options) *gateway.Gateway {
 	g := gateway.New(o)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -72,13 +74,30 @@ func run(t *testing.T, o gateway.Options) http.Handler {
 		stop()
 		require.NoError(t, <-ended)
 	})
-	return g.Handler()
+	return g
+}
+
+// handlers are those of a gateway whose tenants have no budgets.
+func handlers(t testing.TB, g *gateway.Gateway) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", g.Handler())
+	external := gateway.NewExternal(g, externalOptions(t, newBank())).Handler()
+	for _, path := range []string{"/v1/decide", "/v1/settle", "/v1/settle/response", "/v1/authz/"} {
+		mux.Handle(path, external)
+	}
+	return mux
 }
 
 func call(h http.Handler, method, target, body string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(method, target, strings.NewReader(body)))
+	h.ServeHTTP(w, local(httptest.NewRequest(method, target, strings.NewReader(body))))
 	return w
+}
+
+// local makes a request one of a program on this machine.
+func local(r *http.Request) *http.Request {
+	r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost"
+	return r
 }
 
 const question = `{"tenant_id":"org_42","session_id":"s","trace_id":"t","requested_model":"big","input_tokens":1000,"max_output_tokens":100,"task":"support"}`
@@ -88,6 +107,10 @@ func decide(t require.TestingT, h http.Handler) map[string]any {
 	require.Equal(t, http.StatusOK, w.Code, w.Body.String())
 	var answer map[string]any
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer))
+	if stop, _ := answer["stop"].(bool); !stop {
+		require.NotEmpty(t, answer["hold_id"])
+	}
+	delete(answer, "hold_id") // it is random
 	return answer
 }
 
@@ -319,7 +342,7 @@ func TestSampling(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	h := gateway.New(options(t, &fixed{})).Handler()
+	h := handlers(t, gateway.New(options(t, &fixed{})))
 	for _, tt := range []struct {
 		name, body string
 		status     int
@@ -335,7 +358,7 @@ func TestRefusals(t *testing.T) {
 		{"no model", `{"tenant_id":"t","trace_id":"t"}`, 400, "requested_model is missing"},
 		{"negative", `{"tenant_id":"t","trace_id":"t","requested_model":"m","input_tokens":-1}`, 400, "input_tokens is -1"},
 		{"absurd", `{"tenant_id":"t","trace_id":"t","requested_model":"m","max_output_tokens":9999999999}`, 400, "max_output_tokens is 9999999999"},
-		{"long name", `{"tenant_id":"t","trace_id":"` + strings.Repeat("x", 513) + `","requested_model":"m"}`, 400, "trace_id is 513 bytes long"},
+		{"long name", `{"tenant_id":"t","trace_id":"` + strings.Repeat("x", 257) + `","requested_model":"m"}`, 400, "trace_id is 257 bytes long"},
 		{"large", `{"task":"` + strings.Repeat("x", 70_000) + `"}`, 413, "larger than 65536 bytes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -349,7 +372,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestModelWithoutPriceHasNoEstimate(t *testing.T) {
-	h := gateway.New(options(t, &fixed{})).Handler()
+	h := handlers(t, gateway.New(options(t, &fixed{})))
 	w := call(h, "POST", "/v1/decide", strings.Replace(question, `"big"`, `"novel"`, 1))
 	require.Equal(t, http.StatusOK, w.Code)
 	require.NotContains(t, w.Body.String(), "estimated_cost_usd")
@@ -368,12 +391,12 @@ func BenchmarkDecide(b *testing.B) {
 	ctx, stop := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
-	h := g.Handler()
+	h := handlers(b, g)
 	for call(h, "GET", "/v1/flags", "").Body.Len() < 1000 {
 		time.Sleep(time.Millisecond)
 	}
 	body := strings.NewReader(question)
-	r := httptest.NewRequest("POST", "/v1/decide", nil)
+	r := local(httptest.NewRequest("POST", "/v1/decide", nil))
 	w := &discard{header: http.Header{}}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
@@ -17,7 +16,7 @@ import (
 // The bounds on a request: its body and each name in it, in bytes.
 const (
 	maxBody = 64 << 10
-	maxName = 512
+	maxName = 256
 )
 
 // The headers of an answer. The cost is an estimate in US dollars, the age is in milliseconds.
@@ -27,81 +26,10 @@ const (
 	headerStale    = "X-LLM-Flags-Stale-Ms"
 )
 
-// decision is the body of POST /v1/decide.
-type decision struct {
-	routing.Answer
-	EstimatedCost json.Number `json:"estimated_cost_usd,omitempty"`
-}
-
-func (g *Gateway) decide(w http.ResponseWriter, r *http.Request) {
-	var request routing.Request
-	if err := decode(w, r, &request); err != nil {
-		refuse(w, err)
-		return
-	}
-	if err := check(request); err != nil {
-		refuse(w, err)
-		return
-	}
-	now := g.o.Now()
-	answer := decision{Answer: routing.Decide(g.snapshot.Load(), request, now)}
-	if !answer.Stop {
-		answer.EstimatedCost = g.estimate(answer.Model, request, now)
-	}
-	h := w.Header()
-	h.Set(headerRoute, answer.Route)
-	if answer.EstimatedCost != "" {
-		h.Set(headerEstimate, answer.EstimatedCost.String())
-	}
-	g.markStale(h, now)
-	reply(w, http.StatusOK, answer)
-}
-
-// estimate prices the call as if nothing of its input were cached and all of its allowed output
-// were used; without an allowance it is the input alone. It is empty for a model without a price,
-// which is not the same as free.
-func (g *Gateway) estimate(model string, r routing.Request, now time.Time) json.Number {
-	quote, err := g.o.Prices.Quote("", model, "", now)
-	if err != nil {
-		return ""
-	}
-	cost, err := quote.Cost(usage.Tokens{UncachedInput: r.InputTokens, Output: r.MaxOutputTokens})
-	if err != nil {
-		return ""
-	}
-	return json.Number(pricing.Format(cost))
-}
-
 func (g *Gateway) markStale(h http.Header, now time.Time) {
 	if age := g.stale(now); age >= staleAfter {
 		h.Set(headerStale, strconv.FormatInt(age.Milliseconds(), 10))
 	}
-}
-
-func check(r routing.Request) error {
-	for _, f := range []struct {
-		field, value string
-		required     bool
-	}{
-		{"tenant_id", r.TenantID, true},
-		{"trace_id", r.TraceID, true},
-		{"requested_model", r.RequestedModel, true},
-		{"session_id", r.SessionID, false},
-		{"task", r.Task, false},
-	} {
-		if err := checkName(f.field, f.value, f.required); err != nil {
-			return err
-		}
-	}
-	for _, f := range []struct {
-		field string
-		n     int64
-	}{{"input_tokens", r.InputTokens}, {"max_output_tokens", r.MaxOutputTokens}} {
-		if f.n < 0 || f.n > usage.MaxTokens {
-			return fmt.Errorf("%s is %d, outside 0..%d", f.field, f.n, usage.MaxTokens)
-		}
-	}
-	return nil
 }
 
 func checkName(field, value string, required bool) error {
@@ -206,4 +134,10 @@ func reply(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body)
+}
+
+func refuseWith(w http.ResponseWriter, status int, code string, err error) {
+	p := problem{}
+	p.Error.Code, p.Error.Message = code, err.Error()
+	reply(w, status, p)
 }

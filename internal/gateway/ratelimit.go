@@ -1,0 +1,72 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/treasury"
+)
+
+// The headers that say where a call's budgets stand: RateLimit and RateLimit-Policy as in
+// draft-ietf-httpapi-ratelimit-headers-10, one item for each budget, the tightest first.
+const (
+	headerPolicy    = "RateLimit-Policy"
+	headerLimit     = "RateLimit"
+	headerRemaining = "X-LLM-Budget-Remaining" // US dollars of the tightest budget
+	headerRetry     = "Retry-After"
+	quotaUnit       = "micro-usd" // of no registry: budgets are not counted in requests
+)
+
+// maxInteger is the largest integer of a structured field (RFC 9651): fifteen digits.
+const maxInteger = 999_999_999_999_999
+
+// standingHeaders says where the budgets stand.
+func standingHeaders(h http.Header, standings []treasury.Standing, now time.Time) {
+	if len(standings) == 0 {
+		return
+	}
+	var policy, limit strings.Builder
+	for i, s := range standings {
+		if i > 0 {
+			policy.WriteString(", ")
+			limit.WriteString(", ")
+		}
+		name := sfString(s.Budget.ID)
+		fmt.Fprintf(&policy, `%s;q=%d;qu="%s"`, name, integer(int64(s.Budget.Ceiling)), quotaUnit)
+		fmt.Fprintf(&limit, `%s;r=%d`, name, integer(int64(s.Left)))
+		if !s.Window.To.IsZero() {
+			fmt.Fprintf(&policy, ";w=%d", integer(int64(s.Window.To.Sub(s.Window.From)/time.Second)))
+			fmt.Fprintf(&limit, ";t=%d", integer(seconds(s.Window.To.Sub(now))))
+		}
+	}
+	h.Set(headerPolicy, policy.String())
+	h.Set(headerLimit, limit.String())
+	h.Set(headerRemaining, max(standings[0].Left, 0).USD())
+}
+
+// sfString is a string of a structured field. It holds printable ASCII alone; anything else is percent-encoded.
+func sfString(text string) string {
+	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+		text = url.PathEscape(text)
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text) + `"`
+}
+
+func integer(n int64) int64 { return min(max(n, 0), maxInteger) }
+
+// seconds rounds up: who waits so long has waited long enough.
+func seconds(d time.Duration) int64 { return int64((max(d, 0) + time.Second - 1) / time.Second) }
+
+// dollars is an amount that is not below zero, as JSON number and header have it.
+func dollars(m budget.Micro) string { return max(m, 0).USD() }
+
+func retryAfter(h http.Header, after int64) {
+	if after > 0 {
+		h.Set(headerRetry, strconv.FormatInt(after, 10))
+	}
+}
