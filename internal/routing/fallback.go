@@ -153,3 +153,44 @@ func (t *Tradeoff) fallbackCase(c Call) (Case, bool) {
 		Ceiling: task.Ceiling, Quality: score, Threshold: task.QualityThreshold, Predictor: predictor, Floor: to.Floor,
 	}, true
 }
+
+// The tags by which the span of a call says that the rule fired on it, and what the rule saw.
+const (
+	caseTags      = "fallback."
+	TagRule       = caseTags + "rule"
+	TagInstead    = caseTags + "instead"
+	TagEstimate   = caseTags + "estimate_pico_usd"
+	TagCheaper    = caseTags + "instead_pico_usd"
+	TagCeiling    = caseTags + "ceiling_pico_usd"
+	TagQuality    = caseTags + "quality"
+	TagThreshold  = caseTags + "threshold"
+	TagPredictor  = caseTags + "predictor"
+	tagsOfOneCase = 8
+)
+
+// Mark puts the case, which may be nil, among the tags of a call. Whatever the caller itself says under these names is
+// dropped: only a gateway knows. The tags that are given are not changed.
+func (c *Case) Mark(tags map[string]string) map[string]string {
+	forged := false
+	for name := range tags {
+		forged = forged || strings.HasPrefix(name, caseTags)
+	}
+	if c == nil && !forged {
+		return tags
+	}
+	marked := make(map[string]string, len(tags)+tagsOfOneCase)
+	for name, value := range tags {
+		if !strings.HasPrefix(name, caseTags) {
+			marked[name] = value
+		}
+	}
+	if c == nil {
+		return marked
+	}
+	whole := func(n usage.PicoUSD) string { return strconv.FormatInt(int64(n), 10) }
+	decimal := func(f float64) string { return strconv.FormatFloat(f, 'f', 4, 64) }
+	marked[TagRule], marked[TagInstead], marked[TagPredictor] = c.Rule, c.Instead, c.Predictor
+	marked[TagEstimate], marked[TagCheaper], marked[TagCeiling] = whole(c.Estimate), whole(c.Cheaper), whole(c.Ceiling)
+	marked[TagQuality], marked[TagThreshold] = decimal(c.Quality), decimal(c.Threshold)
+	return marked
+}
