@@ -3,11 +3,13 @@ package contract
 import (
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
-	"github.com/flyball-dev/flyball/internal/usage"
-
+	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 // FallBack is the action class of the fallback rule for single calls. A call cannot wait for a person, so no decision
@@ -36,19 +38,46 @@ func (c FallbackCase) ID() string {
 	return fmt.Sprintf("decision/%s/%s/%d/%s", FallBack, path(c.Key()), c.At.Unix(), url.PathEscape(c.Trace))
 }
 
+// IsFallback reports whether the id is that of a decision on a single call.
+func IsFallback(id string) bool { return strings.HasPrefix(id, "decision/"+FallBack+"/") }
+
+// caseExpiry is how long people may take over a case. Nothing waits for them but trust.
+const caseExpiry = 72 * time.Hour
+
+// Decision is the decision by which people judge the case, where trust stands as given.
+func (c FallbackCase) Decision(tuning Tuning, standing TrustAnswer) DecisionInput {
+	reason := c.Reason()
+	return DecisionInput{
+		Key: c.Key(), Attempt: 1, Tuning: tuning, Opened: c.At, Case: &c, Standing: &standing,
+		Proposal: Proposal{
+			Action: FallBack, Mode: Ask, Kind: routing.Route, Value: c.Instead, Goal: routing.CutCost, Expiry: caseExpiry, Rule: c.Rule, Reason: reason,
+		},
+		Finding: detect.Finding{Key: c.Key(), EvaluatedAt: c.At, Verdict: detect.Verdict{Level: detect.None, Rule: c.Rule, Reason: reason}},
+	}
+}
+
+// Would says what an approval would have done to the call.
+func (c FallbackCase) Would() string {
+	session := ""
+	if c.Session != "" {
+		session = ", session " + c.Session
+	}
+	return fmt.Sprintf("The call of trace %s%s at %s UTC was served by %s for $%s. %s would have served it, which is estimated to save $%s; its quality with %s was predicted to be %.2f (predictor %s).",
+		c.Trace, session, c.At.UTC().Format(time.DateTime), c.Served, pricing.Format(c.Cost), c.Instead, pricing.Format(c.Saves()), c.Model, c.Quality, c.Predictor)
+}
+
 // FallbackID is the id of the workflow that has cases put to people and tells the gateways who trusts the rule.
 const FallbackID = "fallback"
 
 // FallbackInput starts it.
 type FallbackInput struct {
-	Rounds int    `json:"rounds"` // so far
-	Tuning Tuning `json:"tuning"` // of the questions
+	Rounds int `json:"rounds"` // so far
 }
 
 // FallbackState is where it stands.
 type FallbackState struct {
-	Rounds int `json:"rounds"`
-	FallbackReport
+	Rounds int            `json:"rounds"`
+	Last   FallbackReport `json:"last"` // of the last round that ended
 }
 
 // FallbackReport is what one round of it has done.
