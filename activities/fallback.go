@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
@@ -137,7 +138,7 @@ func wanted(t routing.Tradeoff, c contract.FallbackCase) bool {
 // OpenCases offers cases to the tenant's ledger of trust, and returns the decisions that it has put to people.
 func (l *Loop) OpenCases(ctx context.Context, r contract.OpenCasesRequest) ([]string, error) {
 	var result contract.OpenCasesResult
-	err := l.updateLedger(ctx, r.Tenant, "", contract.OpenCases, r, &result)
+	err := l.updateLedger(ctx, r.Tenant, contract.OpenCases+"/"+uuid.NewString(), contract.OpenCases, r, &result)
 	var application *temporal.ApplicationError
 	if errors.As(err, &application) && application.Type() == contract.ErrRefused { // as many are asked about as may count
 		return nil, nil
