@@ -26,6 +26,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/redis"
+	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/standing"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/policies"
@@ -49,6 +50,7 @@ type system struct {
 	people   latePeople // whose word comes from channels
 
 	evaluation evaluation
+	fallbacks  *gateway.Fallbacks // nil: no gateway is served
 
 	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64
@@ -155,8 +157,12 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 	group, ctx := errgroup.WithContext(ctx)
 	var gate *gateway.Gateway
 	if slices.Contains(roles, config.Gateway) {
+		s.fallbacks = gateway.NewFallbacks(gateway.FallbackOptions{
+			Tradeoff: func() routing.Tradeoff { return s.policies.Set().Tradeoff() }, Trusts: s.redis, Logger: s.log, Now: time.Now,
+		})
 		gate = s.gateway()
 		group.Go(func() error { return gate.Run(ctx) })
+		group.Go(func() error { return s.fallbacks.Run(ctx) })
 	}
 	if s.ingest != nil {
 		group.Go(func() error { return s.ingest.Run(ctx) })
@@ -178,7 +184,7 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 func (s *system) gateway() *gateway.Gateway {
 	return gateway.New(gateway.Options{
 		Flags: s.redis, Prices: s.book, Logger: s.log, Now: time.Now,
-		SampleRate: s.sampleRate,
+		SampleRate: s.sampleRate, Fallbacks: s.fallbacks,
 	})
 }
 

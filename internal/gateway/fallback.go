@@ -111,6 +111,21 @@ func (f *Fallbacks) Apply(a routing.Answer, c Call) (routing.Answer, map[string]
 	return a, fired.Mark(c.Tags)
 }
 
+// Spare says what becomes of a call by what its budgets have left, where that is known only after Apply.
+func (f *Fallbacks) Spare(a routing.Answer, r routing.Request, spent routing.Spent) routing.Answer {
+	tradeoff := f.o.Tradeoff()
+	return tradeoff.Spare(a, r, spent)
+}
+
+// Route says which model serves a call, if any does: by the flags, then by Fallbacks.Apply.
+func (g *Gateway) Route(c Call, now time.Time) (routing.Answer, map[string]string) {
+	a := routing.Decide(g.snapshot.Load(), c.Request, now)
+	if g.o.Fallbacks == nil {
+		return a, c.Tags
+	}
+	return g.o.Fallbacks.Apply(a, c)
+}
+
 // trusted reports whether the tenant trusts this rule. Trust that was read too long ago counts no more: it may have been
 // withdrawn.
 func (f *Fallbacks) trusted(tenant, rule string) bool {

@@ -201,3 +201,22 @@ func BenchmarkFallback(b *testing.B) {
 		})
 	}
 }
+
+// POST /v1/decide asks the rule too, and gives its caller the tags for the call's span.
+func TestDecideAsksTheFallbackRule(t *testing.T) {
+	store := &trusts{}
+	store.rules.Store(&map[string]string{"org_42": tradeoff().Fallback.Rule})
+	o := options(t, &fixed{})
+	o.Fallbacks = gateway.NewFallbacks(fallbacks(store))
+	go func() { _ = o.Fallbacks.Run(t.Context()) }()
+	h := run(t, o)
+	dear := strings.NewReplacer(`"input_tokens":1000`, `"text":"why?","input_tokens":100000`, `"session_id":"s"`, `"session_id":"s1"`).Replace(question) // s is in the holdback
+	eventually(t, "a session falls back", func() bool {
+		w := call(h, "POST", "/v1/decide", dear)
+		require.Contains(t, w.Body.String(), `"fallback.estimate_pico_usd":"1003000000000"`)
+		return strings.HasPrefix(w.Body.String(), `{"model":"small","route":"fallback"`) && strings.Contains(w.Body.String(), `"estimated_cost_usd":0.1003`)
+	})
+	cheap := call(h, "POST", "/v1/decide", question)
+	require.NotContains(t, cheap.Body.String(), "fallback")
+	require.NotContains(t, cheap.Body.String(), `"tags"`)
+}

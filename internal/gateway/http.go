@@ -27,26 +27,35 @@ const (
 	headerStale    = "X-LLM-Flags-Stale-Ms"
 )
 
-// decision is the body of POST /v1/decide.
+// question is the body of POST /v1/decide. The text is what the call's quality is predicted by: what is asked, or its end.
+type question struct {
+	routing.Request
+	Text string `json:"text,omitempty"`
+}
+
+// decision is the answer to it. The tags belong on the call's span.
 type decision struct {
 	routing.Answer
-	EstimatedCost json.Number `json:"estimated_cost_usd,omitempty"`
+	EstimatedCost json.Number       `json:"estimated_cost_usd,omitempty"`
+	Tags          map[string]string `json:"tags,omitempty"`
 }
 
 func (g *Gateway) decide(w http.ResponseWriter, r *http.Request) {
-	var request routing.Request
-	if err := decode(w, r, &request); err != nil {
+	var q question
+	if err := decode(w, r, &q); err != nil {
 		refuse(w, err)
 		return
 	}
-	if err := check(request); err != nil {
+	if err := check(q.Request); err != nil {
 		refuse(w, err)
 		return
 	}
 	now := g.o.Now()
-	answer := decision{Answer: routing.Decide(g.snapshot.Load(), request, now)}
-	if !answer.Stop {
-		answer.EstimatedCost = g.estimate(answer.Model, request, now)
+	estimate := func(model string) (usage.PicoUSD, bool) { return g.estimate(model, &q.Request, now) }
+	var answer decision
+	answer.Answer, answer.Tags = g.Route(Call{Request: q.Request, Text: q.Text, Estimate: estimate}, now)
+	if cost, known := estimate(answer.Model); known && !answer.Stop {
+		answer.EstimatedCost = json.Number(pricing.Format(cost))
 	}
 	h := w.Header()
 	h.Set(headerRoute, answer.Route)
@@ -58,18 +67,15 @@ func (g *Gateway) decide(w http.ResponseWriter, r *http.Request) {
 }
 
 // estimate prices the call as if nothing of its input were cached and all of its allowed output
-// were used; without an allowance it is the input alone. It is empty for a model without a price,
+// were used; without an allowance it is the input alone. It is not known for a model without a price,
 // which is not the same as free.
-func (g *Gateway) estimate(model string, r routing.Request, now time.Time) json.Number {
+func (g *Gateway) estimate(model string, r *routing.Request, now time.Time) (cost usage.PicoUSD, known bool) {
 	quote, err := g.o.Prices.Quote("", model, "", now)
 	if err != nil {
-		return ""
+		return 0, false
 	}
-	cost, err := quote.Cost(usage.Tokens{UncachedInput: r.InputTokens, Output: r.MaxOutputTokens})
-	if err != nil {
-		return ""
-	}
-	return json.Number(pricing.Format(cost))
+	cost, err = quote.Cost(usage.Tokens{UncachedInput: r.InputTokens, Output: r.MaxOutputTokens})
+	return cost, err == nil
 }
 
 func (g *Gateway) markStale(h http.Header, now time.Time) {
