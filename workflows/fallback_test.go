@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,6 +71,7 @@ func findCases(ctx workflow.Context, in offers) error {
 
 // trial is a tenant whose people answer cases as verdict says: approve, deny, or nothing.
 type trial struct {
+	mu      sync.Mutex // activities run beside each other
 	asked   []string // in their order
 	last    map[string]contract.DecisionState
 	notices []contract.Notice
@@ -83,10 +85,14 @@ func runTrial(t *testing.T, rounds [][]contract.OpenCasesRequest, verdict func(n
 		activity.RegisterOptions{DisableAlreadyRegisteredCheck: true})
 	tr := &trial{last: map[string]contract.DecisionState{}}
 	env.OnActivity(telemetry.RecordDecision, anyArgs()...).Return(func(_ context.Context, s contract.DecisionState) error {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
 		tr.last[s.ID] = s
 		return nil
 	})
 	env.OnActivity(notify.Post, anyArgs()...).Return(func(_ context.Context, n contract.Notice) (contract.PostResult, error) {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
 		tr.notices = append(tr.notices, n)
 		if n.Kind != contract.NoticeQuestion {
 			return contract.PostResult{}, nil
