@@ -72,7 +72,7 @@ func findCases(ctx workflow.Context, in offers) error {
 // trial is a tenant whose people answer cases as verdict says: approve, deny, or nothing.
 type trial struct {
 	mu      sync.Mutex // activities run beside each other
-	asked   []string // in their order
+	asked   []string   // in their order
 	last    map[string]contract.DecisionState
 	notices []contract.Notice
 	ledger  contract.AutonomyState

@@ -173,7 +173,7 @@ func TestAPIHasTheFieldsOfBodies(t *testing.T) {
 		schema any
 		goType string
 	}{
-		"POST /v1/decide takes":    {sent("/v1/decide"), "routing.Request"},
+		"POST /v1/decide takes":    {sent("/v1/decide"), "gateway.question"},
 		"POST /v1/decide answers":  {answered("post", "/v1/decide"), "gateway.decision"},
 		"GET /v1/sampling answers": {answered("get", "/v1/sampling"), "gateway.sampling"},
 		"GET /v1/flags answers":    {answered("get", "/v1/flags"), "gateway.obeyed"},
@@ -254,6 +254,13 @@ func (m *matcher) match(where string, node any, pkg string, goType ast.Expr) {
 			return
 		}
 		m.match(where+"[]", schema["items"], pkg, typed.Elt)
+		return
+	case *ast.MapType:
+		if schema["type"] != "object" {
+			m.report(where, "is %v, want object", schema["type"])
+			return
+		}
+		m.match(where+"{}", schema["additionalProperties"], pkg, typed.Value)
 		return
 	case *ast.StructType:
 		m.object(where, schema, pkg, typed)
