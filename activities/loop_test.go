@@ -46,6 +46,8 @@ func (h handle) Get(_ context.Context, into any) error {
 			*into = h.result.(contract.SetFlagResult)
 		case *contract.TrustAnswer:
 			*into = h.result.(contract.TrustAnswer)
+		case *contract.OpenCasesResult:
+			*into = h.result.(contract.OpenCasesResult)
 		}
 	}
 	return h.err

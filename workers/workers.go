@@ -1,5 +1,5 @@
 // Package workers runs Flyball's side of Temporal: it registers the workflows and activities, sees to
-// the search attributes, and starts the sweep.
+// the search attributes, and starts the sweep and the watch on calls that would fall back.
 package workers
 
 import (
@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
@@ -32,12 +33,14 @@ type Store interface {
 	activities.LedgerStore
 	backtest.ShadowStore
 	activities.LevelStore
+	activities.CaseStore
 }
 
 // Flags is where flags are kept: package redis.
 type Flags interface {
 	activities.FlagStore
 	activities.FlagEpoch
+	activities.TrustStore
 }
 
 // Options are what a worker stands on. All fields but the last six are required.
@@ -117,7 +120,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("starting the worker: %w", err)
 	}
 	defer w.Stop()
-	if err := errors.Join(startSweeps(ctx, o), scheduleCalibrations(ctx, o)); err != nil {
+	if err := errors.Join(startSweeps(ctx, o), startFallback(ctx, o), scheduleCalibrations(ctx, o)); err != nil {
 		return err
 	}
 	select {
@@ -159,6 +162,7 @@ func Register(r registry, o Options) {
 		},
 		Loop: &drill.Temporal{Client: o.Client, Ask: loop.AskRecalibration}, Baselines: o.Store, Log: o.Logger,
 	}})
+	r.RegisterActivity(&activities.Fallbacks{Store: o.Store, Set: o.Policies, Loops: loop, Trust: o.Flags, Log: o.Logger, Tuning: o.Tuning, Every: o.SweepEvery})
 	r.RegisterActivity(&activities.Notify{Router: o.Router, Mutes: activities.NewMutes(o.Client, time.Now), Log: o.Logger})
 }
 
@@ -173,6 +177,7 @@ func RegisterWorkflows(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Autonomy)
 	r.RegisterWorkflow(workflows.Calibration)
 	r.RegisterWorkflow(workflows.Drill)
+	r.RegisterWorkflow(workflows.Fallback)
 }
 
 // startSweeps starts the sweep of every shard, and tells one that runs already the tuning of now.
@@ -190,4 +195,17 @@ func startSweeps(ctx context.Context, o Options) error {
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// startFallback starts what has calls that would fall back put to people, unless it runs already.
+func startFallback(ctx context.Context, o Options) error {
+	_, err := o.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID: contract.FallbackID, TaskQueue: contract.TaskQueue, WorkflowTaskTimeout: contract.WorkflowTaskTimeout,
+		WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		StaticSummary:            "has calls that would fall back put to people, until they trust the rule",
+	}, contract.Fallback, contract.FallbackInput{})
+	if err != nil {
+		return fmt.Errorf("starting the watch on calls that would fall back: %w", err)
+	}
+	return nil
 }

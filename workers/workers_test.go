@@ -81,7 +81,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 	b := registered(t, Options{})
 	require.ElementsMatch(t, []string{
 		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
-		contract.Effects, contract.Drill,
+		contract.Effects, contract.Drill, contract.Fallback,
 	}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
@@ -95,13 +95,14 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 		"CheckProvider",
 		"Post",
 		"RunDrill",
+		"WatchFallbacks",
 	})
 }
 
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 	hooks := activities.RollbackHooks{{Service: "support-bot"}}
-	b := registered(t, Options{SweepEvery: time.Second, Router: router{}, Rollbacks: hooks, Shadow: func() *policy.Set { return nil }})
-	require.Len(t, b.structs, 10)
+	b := registered(t, Options{SweepEvery: time.Second, Tuning: contract.NewTuning(1), Router: router{}, Rollbacks: hooks, Shadow: func() *policy.Set { return nil }})
+	require.Len(t, b.structs, 11)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
 		for field, value := range fields.Fields() {
@@ -154,6 +155,7 @@ type fakeClient struct {
 	started  map[string]contract.SweepInput
 	told     map[string]contract.RetuneMessage
 	startErr map[string]error
+	executed *client.StartWorkflowOptions
 
 	schedules *fakeSchedules
 }
@@ -334,6 +336,20 @@ func TestStartSweeps(t *testing.T) {
 		require.ErrorContains(t, err, "starting the sweep of shard 0")
 		require.Contains(t, c.started, contract.SweepID(1))
 	})
+}
+
+func (f *fakeClient) ExecuteWorkflow(_ context.Context, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
+	f.executed = &o
+	return nil, f.startErr[o.ID]
+}
+
+func TestStartFallback(t *testing.T) {
+	c := &fakeClient{}
+	require.NoError(t, startFallback(t.Context(), Options{Client: c}))
+	require.Equal(t, contract.FallbackID, c.executed.ID)
+	require.Equal(t, enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING, c.executed.WorkflowIDConflictPolicy, "one that runs already goes on")
+	c.startErr = map[string]error{contract.FallbackID: errAway}
+	require.ErrorIs(t, startFallback(t.Context(), Options{Client: c}), errAway)
 }
 
 func TestRunRefusesToBegin(t *testing.T) {

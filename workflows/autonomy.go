@@ -24,7 +24,7 @@ func Autonomy(ctx workflow.Context, in contract.AutonomyInput) (contract.Autonom
 }
 
 // trustNeeded is how many human-approved decisions a class of action needs before it may act alone.
-const trustNeeded = 10
+const trustNeeded = contract.TrustNeeded
 
 // What was counted is remembered for as long as whoever told it may tell it again, so that each is counted once
 // however many others come between: a decision lives for a day, and the question before it for hours. seenKept is
@@ -74,7 +74,7 @@ func newAutonomy(ctx workflow.Context, in contract.AutonomyInput) (*autonomy, er
 	}); err != nil {
 		return nil, fmt.Errorf("registering %s: %w", contract.TrustOutcome, err)
 	}
-	return a, nil
+	return a, a.listen(ctx)
 }
 
 func (a *autonomy) run(ctx workflow.Context) (contract.AutonomyResult, error) {
@@ -115,15 +115,19 @@ func (a *autonomy) check(tenant, action, decision string) error {
 
 func (a *autonomy) checkOutcome(r contract.TrustOutcomeRequest) error {
 	switch r.Outcome {
-	case contract.OutcomeApproved, contract.OutcomeDenied, contract.OutcomeReverted:
+	case contract.OutcomeApproved, contract.OutcomeDenied, contract.OutcomeReverted, contract.OutcomeLapsed:
 		return a.check(r.Tenant, r.Action, r.Decision)
 	}
-	return invalid(fmt.Sprintf("unknown outcome %q: say approved, denied or reverted", r.Outcome))
+	return invalid(fmt.Sprintf("unknown outcome %q: say approved, denied, reverted or lapsed", r.Outcome))
 }
 
 // show makes the ledger readable.
 func (a *autonomy) show(ctx workflow.Context) {
-	a.visible.set(ctx, attributes{State: "ledger"})
+	state := contract.StateLedger
+	if a.ledger.Classes[contract.FallBack].Trusted() {
+		state = contract.StateTrusted
+	}
+	a.visible.set(ctx, attributes{State: state})
 	workflow.SetCurrentDetails(ctx, autonomyDetails(contract.AutonomyState(a.ledger)))
 }
 
@@ -135,6 +139,9 @@ type ledger contract.AutonomyState
 func (l ledger) ask(r contract.TrustRequest, now time.Time) contract.TrustAnswer {
 	t := l.class(r.Action, r.Rule)
 	defer func() { l.Classes[r.Action] = t }()
+	if t.Held != nil {
+		return answer(t, false, byWhom("trust was withdrawn", t.Held.Who, t.Held.Reason))
+	}
 	if t.Approved < trustNeeded {
 		return answer(t, false, fmt.Sprintf("people have approved %d of the %d decisions that %s needs before it may act alone", t.Approved, trustNeeded, r.Action))
 	}
@@ -147,14 +154,20 @@ func (l ledger) ask(r contract.TrustRequest, now time.Time) contract.TrustAnswer
 // tell counts an outcome, each of a decision once. An approval counts towards trust; a denial or a
 // revert starts the count again.
 func (l ledger) tell(r contract.TrustOutcomeRequest, now time.Time) contract.TrustAnswer {
+	if r.Action == contract.FallBack && !l.asked(r.Decision) {
+		return answer(l.Classes[r.Action], false, "not counted: it is no case of the rule that is asked about")
+	}
 	t := l.class(r.Action, r.Rule)
 	if see(&t, r.Decision+" "+r.Outcome, now) {
-		if r.Outcome == contract.OutcomeApproved {
+		switch r.Outcome {
+		case contract.OutcomeApproved:
 			t.Approved++
-		} else {
+		case contract.OutcomeLapsed:
+		default:
 			t.Approved = 0
 		}
 	}
+	delete(t.Open, r.Decision)
 	l.Classes[r.Action] = t
 	return answer(t, false, fmt.Sprintf("counted as %s", r.Outcome))
 }
@@ -164,7 +177,7 @@ func (l ledger) tell(r contract.TrustOutcomeRequest, now time.Time) contract.Tru
 func (l ledger) class(action, rule string) contract.Trust {
 	t := l.Classes[action]
 	if t.Rule != rule {
-		t.Rule, t.Approved = rule, 0
+		t.Rule, t.Approved, t.Open = rule, 0, nil
 	}
 	return t
 }
@@ -172,7 +185,7 @@ func (l ledger) class(action, rule string) contract.Trust {
 // see remembers an event, "decision outcome unix-time", and reports whether it is new. An event that an older release
 // remembered has no time.
 func see(t *contract.Trust, what string, now time.Time) bool {
-	if slices.ContainsFunc(t.Seen, func(s string) bool { return s == what || strings.HasPrefix(s, what+" ") }) {
+	if saw(*t, what) {
 		return false
 	}
 	t.Seen = append(t.Seen, fmt.Sprintf("%s %d", what, now.Unix()))
@@ -182,6 +195,11 @@ func see(t *contract.Trust, what string, now time.Time) bool {
 	}
 	t.Seen = slices.Delete(t.Seen, 0, forget)
 	return true
+}
+
+// saw reports whether the event is remembered.
+func saw(t contract.Trust, what string) bool {
+	return slices.ContainsFunc(t.Seen, func(s string) bool { return s == what || strings.HasPrefix(s, what+" ") })
 }
 
 // seenAt is when the event was remembered.

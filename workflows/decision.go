@@ -44,8 +44,8 @@ type decision struct {
 
 func newDecision(ctx workflow.Context, in contract.DecisionInput) (*decision, error) {
 	switch {
-	case in.Incident == "" || in.Key.Tenant == "" || in.Key.Model == "":
-		return nil, invalid("a decision needs its key and its incident")
+	case in.Incident == "" && in.Case == nil || in.Key.Tenant == "" || in.Key.Model == "":
+		return nil, invalid("a decision needs its key and its incident, or the call that it is about")
 	case !in.Key.OwnsFlags():
 		return nil, invalid("a decision needs a key that owns flags, not " + in.Key.String())
 	case !in.Proposal.Wanted():
@@ -57,7 +57,7 @@ func newDecision(ctx workflow.Context, in contract.DecisionInput) (*decision, er
 	now := workflow.Now(ctx)
 	d := &decision{in: in, state: contract.DecisionState{
 		ID: workflow.GetInfo(ctx).WorkflowExecution.ID, Input: in, Status: contract.Proposed,
-		Reason: in.Proposal.Reason, Opened: now, ChangedAt: now, Effect: contract.Unproven,
+		Reason: in.Proposal.Reason, Opened: now, ChangedAt: now, Effect: contract.Unproven, Trust: in.Standing,
 	}, mute: in.Mute}
 	return d, d.listen(ctx)
 }
@@ -153,7 +153,7 @@ func (d *decision) lookUp() {
 func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 	d.move(ctx, contract.Proposed, d.in.Proposal.Reason)
 	var err error
-	if d.in.Proposal.Action != contract.RollBack { // which has no shares to plan
+	if d.in.Proposal.Action != contract.RollBack && d.in.Case == nil { // which have no shares to plan
 		err = d.plan(ctx)
 	}
 	if err == nil {
@@ -163,6 +163,8 @@ func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 	case err != nil || d.state.Status.Final():
 	case d.withdrawn != nil: // while leave was being given
 		d.move(ctx, contract.Withdrawn, d.withdrawn.Reason)
+	case d.in.Case != nil:
+		d.move(ctx, contract.Approved, d.leave()+"; it counts towards the trust in the rule")
 	case d.in.Proposal.Action == contract.ScoreCalls:
 		d.move(ctx, contract.Approved, d.leave()+"; the incident has every call scored")
 	case d.in.Proposal.Action == contract.RollBack:
@@ -179,7 +181,9 @@ func (d *decision) run(ctx workflow.Context) (contract.DecisionResult, error) {
 	d.bulletin.close(ctx)
 	d.measureLater(ctx)
 	drained, _ := workflow.NewDisconnectedContext(ctx)
-	_ = d.news.Get(drained, nil) // an incident that is gone needs none
+	if d.news != nil {
+		_ = d.news.Get(drained, nil) // an incident that is gone needs none
+	}
 	_ = workflow.Await(drained, func() bool { return workflow.AllHandlersFinished(drained) })
 	return contract.DecisionResult{Status: d.state.Status, Reason: d.state.Reason}, err
 }
@@ -482,6 +486,8 @@ func (d *decision) tellTrust(ctx workflow.Context) {
 		outcome = contract.OutcomeReverted
 	case d.state.Verdict != nil && (d.state.Share > 0 || d.state.Status == contract.Approved):
 		outcome = contract.OutcomeApproved
+	case d.in.Case != nil:
+		outcome = contract.OutcomeLapsed
 	default:
 		return
 	}
@@ -502,6 +508,9 @@ func (d *decision) move(ctx workflow.Context, s contract.Status, reason string) 
 	d.visible.set(ctx, attributes{Severity: string(d.in.Finding.Verdict.Level), State: string(s)})
 	workflow.SetCurrentDetails(ctx, decisionDetails(d.state))
 	d.journal.changed()
+	if d.in.Incident == "" {
+		return
+	}
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	d.news = workflow.SignalExternalWorkflow(ctx, d.in.Incident, "", contract.DecisionMoved, d.state)
 }

@@ -364,6 +364,11 @@ func decisionDetails(s contract.DecisionState) string {
 		t.code(`temporal workflow update execute -w '%s' --name decide --input '{"verdict":"approve","who":"you","reason":"why"}'`, s.ID)
 	}
 	t.section("Why")
+	if c := s.Input.Case; c != nil {
+		caseDetails(&t, s, *c)
+		t.history(s.History)
+		return t.String()
+	}
 	t.line("%s Rule `%s` of act.yaml, revision `%s`.", sentence(p.Reason), p.Rule, p.Revision)
 	f := s.Input.Finding
 	t.line("\nIt answers: %s (rule `%s`)", f.Verdict.Reason, f.Verdict.Rule)
@@ -380,15 +385,30 @@ func decisionDetails(s contract.DecisionState) string {
 		t.section("What it has been worth")
 		t.line("%s", s.Measured.Text())
 	}
-	t.section("So far")
-	for _, h := range s.History {
-		t.line("- %s %s%s: %s", clock(h.At), words(h.Status), atShare(h.Share), h.Reason)
-	}
+	t.history(s.History)
 	if s.Share > 0 {
 		t.line("\nTo take it off at once, cancel this workflow: it then reverts.")
 		t.code("temporal workflow cancel -w '%s'", s.ID)
 	}
 	return t.String()
+}
+
+func (t *text) history(moves []contract.Transition) {
+	t.section("So far")
+	for _, h := range moves {
+		t.line("- %s %s%s: %s", clock(h.At), words(h.Status), atShare(h.Share), h.Reason)
+	}
+}
+
+// caseDetails says what would have been done to the call, and what an answer does.
+func caseDetails(t *text, s contract.DecisionState, c contract.FallbackCase) {
+	t.line("%s Rule `%s` of tradeoff.yaml.", sentence(s.Input.Proposal.Reason), c.Rule)
+	t.line("\n%s", c.Would())
+	t.section("What an answer does")
+	t.line("Nothing to this call, which was answered as it was asked. Once people have approved %d such cases of %s in a row, the rule acts by itself on its calls, but for a holdback; a denial starts the count again.", contract.TrustNeeded, c.Tenant)
+	if standing := s.Input.Standing; standing != nil {
+		t.line("\nAs this was asked, %s.", standing.Reason)
+	}
 }
 
 // rollbackDetails says what an approval sets going.
@@ -458,8 +478,13 @@ func autonomyDetails(s contract.AutonomyState) string {
 	for _, action := range workflow.DeterministicKeys(s.Classes) {
 		c := s.Classes[action]
 		alone := fmt.Sprintf("not yet: %d to go", trustNeeded-c.Approved)
-		if c.Approved >= trustNeeded {
+		switch {
+		case c.Held != nil:
+			alone = byWhom("no: withdrawn", c.Held.Who, c.Held.Reason)
+		case c.Trusted():
 			alone = "yes"
+		case len(c.Open) > 0:
+			alone += fmt.Sprintf(", %d of them with people", len(c.Open))
 		}
 		t.line("| %s | %s | %d | %s | %d |", words(action), c.Rule, c.Approved, alone, c.Granted)
 	}

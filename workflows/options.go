@@ -21,6 +21,7 @@ var (
 	rollbacks *activities.Rollback
 	savings   *activities.Ledger
 	drills    *activities.Drills
+	fallbacks *activities.Fallbacks
 )
 
 // attempt is how long one try of a quick activity may take. A worker that dies in the middle costs

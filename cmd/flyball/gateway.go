@@ -17,6 +17,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
+	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/treasury"
 )
 
@@ -50,10 +51,16 @@ func (s *system) openGateway() (*gateway.Gateway, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	s.fallbacks = gateway.NewFallbacks(gateway.FallbackOptions{
+		Tradeoff: func() routing.Tradeoff { return s.policies.Set().Tradeoff() }, Trusts: s.redis, Logger: s.log, Now: time.Now,
+	})
 	gate := s.gateway()
 	s.proxy = gateway.NewProxy(gate, gateway.ProxyOptions{
 		Upstreams: upstreams, Gate: s.config.Gateway, Door: s.door, Accept: s.ingest.Accept,
-		Treasury: s.treasury, Budgets: s.budgets, Cheaper: s.cheaper,
+		Treasury: s.treasury, Budgets: s.budgets,
+	})
+	s.external = gateway.NewExternal(gate, gateway.ExternalOptions{
+		Door: s.door, Treasury: s.treasury, Budgets: s.budgets, Accept: s.ingest.Accept, OutputCap: s.config.Gateway.OutputCap,
 	})
 	return gate, nil
 }
@@ -74,12 +81,6 @@ func (s *system) budgets(string) (budgets []budget.Budget, known bool) { return 
 
 // budgetsAway is what holds while a tenant's budgets cannot be asked.
 func (s *system) budgetsAway(string) treasury.Away { return treasury.Away{} }
-
-// cheaper is the cheapest model that the tenant's floor allows, for a session that has spent most of its budget.
-func (s *system) cheaper(q *gateway.Question) (gateway.Turn, bool) {
-	selection := s.policies.Set().Tradeoff().Downgrade(q.Tenant, q.Call.Model)
-	return gateway.Turn{Model: selection.Model, Reason: selection.Reason}, selection.Model != "" && !selection.Stop
-}
 
 // serveFront serves what clients, senders of telemetry and evaluators are given, with TLS where that is configured, over
 // HTTP/1.1 and HTTP/2. Calls under way when ctx ends have longer to finish than what else is served.

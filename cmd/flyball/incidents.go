@@ -152,7 +152,7 @@ func printIncidents(out io.Writer, w openWork, now time.Time) error {
 	}
 	for _, d := range w.Decisions {
 		if _, alone := below[incidentOf(d)]; alone {
-			writeDecision(&text, "", d, fmt.Sprintf(" (%s, whose incident is not open)", d.State.Input.Key))
+			writeDecision(&text, "", d, fmt.Sprintf(" (%s, %s)", d.State.Input.Key, apart(d.State)))
 		}
 	}
 	if text.Len() == 0 {
@@ -246,6 +246,17 @@ func writeDecision(to *strings.Builder, indent string, d inbox.Decision, note st
 	if d.State.Status == contract.AwaitingApproval {
 		fmt.Fprintf(to, "%s        flyball approve %s    or: flyball deny %s --reason WHY\n", indent, d.Handle, d.Handle)
 	}
+}
+
+// apart says why a decision stands by itself.
+func apart(s contract.DecisionState) string {
+	if s.Input.Case != nil {
+		return s.Input.Origin() + ": what the rule would do"
+	}
+	if contract.IsFallback(s.ID) {
+		return "a call that would fall back"
+	}
+	return "whose incident is not open"
 }
 
 // incidentOf is the id of a decision's incident, which the decision's own id holds when no worker was

@@ -84,6 +84,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(slackCommand())
 	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand())
 	root.AddCommand(peopleCommands(connect)...)
+	root.AddCommand(fallbackCommand(connect))
 	root.AddCommand(decisionCommand(connect), reportsCommand())
 	return root
 }

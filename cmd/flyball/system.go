@@ -27,6 +27,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/redis"
+	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/standing"
 	"github.com/flyball-dev/flyball/internal/treasury"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -49,11 +50,13 @@ type system struct {
 	takesIn  bool           // telemetry, from others
 	treasury *treasury.Treasury
 	proxy    *gateway.Proxy
+	external *gateway.External
 	scores   *complexity.Scores // of tasks, where ingest is
 	judges   *standing.Registry
 	people   latePeople // whose word comes from channels
 
 	evaluation evaluation
+	fallbacks  *gateway.Fallbacks // nil: no gateway is served
 
 	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64
@@ -174,6 +177,7 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 			return err
 		}
 		group.Go(func() error { return gate.Run(ctx) })
+		group.Go(func() error { return s.fallbacks.Run(ctx) })
 		s.runProxy(ctx, group)
 	}
 	if s.ingest != nil {
@@ -198,23 +202,8 @@ func (s *system) runFront(ctx context.Context, listener net.Listener, roles []co
 func (s *system) gateway() *gateway.Gateway {
 	return gateway.New(gateway.Options{
 		Flags: s.redis, Prices: s.book, Logger: s.log, Now: time.Now,
-		SampleRate: s.sampleRate,
+		SampleRate: s.sampleRate, Fallbacks: s.fallbacks,
 	})
-}
-
-// external serves gateways that are not ours. Calls have no budgets yet.
-func (s *system) external(gate *gateway.Gateway) http.Handler {
-	money, _ := treasury.Open(treasury.Options{Redis: s.redis, Logger: s.log, Now: time.Now}) // without a journal it cannot fail
-	return gateway.NewExternal(gate, gateway.ExternalOptions{
-		Door: s.door, Treasury: money, OutputCap: 16_384,
-		Budgets: func(string) ([]budget.Budget, bool) { return nil, true },
-		Accept: func(ctx context.Context, spans []usage.Span, quality []usage.Quality) error {
-			if s.ingest == nil {
-				return errors.New("this process has no spool: run the role ingest beside the gateway")
-			}
-			return s.ingest.Accept(ctx, spans, quality)
-		},
-	}).Handler()
 }
 
 // frontHandler routes to ingest, where it is open, to gate, unless that is nil, and to extra. Ingest lets in
@@ -241,7 +230,7 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 	}
 	if gate != nil {
 		mux.Handle("/v1/flags", admitted(s.door, ingest.ScopeDecide, trusted, gate.Handler()))
-		external := s.external(gate)
+		external := s.external.Handler()
 		for _, path := range []string{"/v1/decide", "/v1/settle", "/v1/settle/response", "/v1/authz/"} {
 			mux.Handle(path, external)
 		}

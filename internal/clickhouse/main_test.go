@@ -76,6 +76,7 @@ func TestStore(t *testing.T) {
 		{"contents", testContents},
 		{"judge spend", testJudgeSpend},
 		{"decisions", testDecisions},
+		{"fallback cases", testFallbackCases},
 		{"savings", testSavings},
 		{"errors", testErrors},
 	} {

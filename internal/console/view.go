@@ -140,6 +140,9 @@ func NewDecision(s contract.DecisionState, link string) Decision {
 		d.Caution = "Its help cannot be proved: " + s.Plan.Plan.Reason
 	}
 	switch {
+	case s.Input.Case != nil:
+		d.Effect = s.Input.Case.Would()
+		d.Caution = "Nothing is done to this call: an approval counts towards the trust in the rule, a denial starts the count again"
 	case s.Frozen != "":
 		d.Effect = "Frozen at its share: " + s.Frozen
 	case s.Rollout.Effect != nil:

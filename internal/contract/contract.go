@@ -36,6 +36,12 @@ func SearchAttributes() []string {
 	return []string{AttrTenant, AttrModel, AttrSeverity, AttrState, AttrStep}
 }
 
+// The FlyballStates of a ledger of trust: of one whose tenant trusts its fallback rule, and of every other.
+const (
+	StateLedger  = "ledger"
+	StateTrusted = "trusted"
+)
+
 // StateMuted is the FlyballState of an alert loop that is open for nothing but a mute.
 const StateMuted = "muted"
 
@@ -50,6 +56,8 @@ const (
 	Effects   = "Effects" // measures what a decision was worth, once it has ended
 
 	Calibration = "Calibration"
+
+	Fallback = "Fallback" // has the first calls that would fall back put to people
 )
 
 // The names of messages. A name that people use is both an update, which answers, and a signal,
@@ -74,6 +82,8 @@ const (
 	Freeze        = "freeze"         // signal to Decision: FreezeMessage
 	AskTrust      = "ask_trust"      // update of Autonomy: TrustRequest → TrustAnswer
 	TrustOutcome  = "trust_outcome"  // update of Autonomy: TrustOutcomeRequest → TrustAnswer; signal twin
+	OpenCases     = "open_cases"     // update of Autonomy: OpenCasesRequest → OpenCasesResult
+	HoldTrust     = "hold_trust"     // update of Autonomy: HoldTrustRequest → AutonomyState; signal twin
 	Recalibrate   = "recalibrate"    // update of Calibration: RecalibrateRequest → CalibrationState; signal twin
 	State         = "state"          // query of every workflow: its …State
 )
@@ -160,12 +170,12 @@ func segment(tenant string) string {
 	return escaped
 }
 
-// KeyOf reads the key back out of the id of an alert loop, an incident or a decision.
+// KeyOf reads the key back out of the id of an alert loop, an incident or a decision, that on a single call included.
 func KeyOf(id string) (usage.Key, error) {
 	rest := strings.TrimPrefix(id, "decision/")
 	kind, rest, _ := strings.Cut(rest, "/")
 	parts := strings.Split(rest, "/")
-	if (kind != "alert" && kind != "incident") || len(parts) < 2 || IsGroup(id) {
+	if (kind != "alert" && kind != "incident" && !IsFallback(id)) || len(parts) < 2 || IsGroup(id) {
 		return usage.Key{}, fmt.Errorf("workflow id %q names no key: want alert/…, incident/… or decision/incident/…", id)
 	}
 	tenant, err := url.PathUnescape(parts[0])
@@ -179,10 +189,11 @@ func KeyOf(id string) (usage.Key, error) {
 	return usage.Key{Tenant: tenant, Model: model}, nil
 }
 
-// OpenedAt reads the opening time back out of an incident's or a decision's id.
+// OpenedAt reads the opening time back out of an incident's or a decision's id; of a decision on a single call, when that
+// was made.
 func OpenedAt(id string) (time.Time, error) {
 	parts := strings.Split(strings.TrimPrefix(id, "decision/"), "/")
-	if len(parts) < 4 || parts[0] != "incident" {
+	if len(parts) < 4 || parts[0] != "incident" && !IsFallback(id) {
 		return time.Time{}, fmt.Errorf("workflow id %q is not an incident's", id)
 	}
 	sec, err := strconv.ParseInt(parts[3], 10, 64)

@@ -57,6 +57,27 @@ type DecisionInput struct {
 	// Mix is set when the finding is of the tenant's pseudo-key and the key that of the model whose share rose: the
 	// act is released when the requested mix is back.
 	Mix *routing.Mix `json:"mix,omitempty"`
+
+	// Case is the call that the fallback rule fired on. Such a decision has no incident, carries nothing out, and only
+	// says whether people would have done what the rule would; Standing is how far its trust had come by then.
+	Case     *FallbackCase `json:"case,omitempty"`
+	Standing *TrustAnswer  `json:"standing,omitempty"`
+}
+
+// Origin is what the decision is about: its incident, or the one call.
+func (in DecisionInput) Origin() string {
+	if in.Case != nil {
+		return "the call of trace " + in.Case.Trace
+	}
+	return in.Incident
+}
+
+// PolicyFile is the file that its rule stands in.
+func (in DecisionInput) PolicyFile() string {
+	if in.Case != nil {
+		return "tradeoff.yaml"
+	}
+	return "act.yaml"
 }
 
 // DecisionResult is the decision's fate.
@@ -222,7 +243,16 @@ type Trust struct {
 	Approved int      `json:"approved"` // human-approved decisions that were carried out
 	Granted  int      `json:"granted"`  // decisions carried out without asking
 	Seen     []string `json:"seen"`     // what was counted lately, "decision outcome", newest last
+
+	Open map[string]time.Time `json:"open,omitempty"` // the cases that people are asked about, and until when: see OpenCases
+	Held *TrustHold           `json:"held,omitempty"` // a person withdrew it: nothing is granted, and nobody asked
 }
+
+// TrustNeeded is how many human-approved decisions a class of action needs before it may act alone.
+const TrustNeeded = 10
+
+// Trusted reports whether the class may act alone, by the rule that it was earned with.
+func (t Trust) Trusted() bool { return t.Held == nil && t.Approved >= TrustNeeded }
 
 // TrustRequest asks whether a decision may be carried out without a person.
 type TrustRequest struct {
@@ -245,6 +275,7 @@ const (
 	OutcomeApproved = "approved" // a person approved it, and it was carried out
 	OutcomeDenied   = "denied"
 	OutcomeReverted = "reverted"
+	OutcomeLapsed   = "lapsed" // of a case: nobody said anything, which counts neither way
 )
 
 // TrustOutcomeRequest tells the ledger what became of a decision.

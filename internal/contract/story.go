@@ -63,7 +63,7 @@ func (s DecisionState) Story(now time.Time) string {
 
 // tellLead says what became of it, and of an open one what it waits for.
 func (s DecisionState) tellLead(t *story, now time.Time) {
-	opened := fmt.Sprintf("Opened %s for %s. All times are UTC.", s.Opened.UTC().Format(time.DateTime), s.Input.Incident)
+	opened := fmt.Sprintf("Opened %s for %s. All times are UTC.", s.Opened.UTC().Format(time.DateTime), s.Input.Origin())
 	if s.Status.Final() {
 		t.paragraph(fmt.Sprintf("%s It ended at %s, after %s: %s %s", opened, s.at(s.ChangedAt), lasted(s.ChangedAt.Sub(s.Opened)), stopped(s.Reason), s.Measured.Short()))
 		return
@@ -87,6 +87,10 @@ func (s DecisionState) at(t time.Time) string {
 func (s DecisionState) tellFound(t *story) {
 	f := s.Input.Finding
 	t.section("WHAT WAS FOUND")
+	if c := s.Input.Case; c != nil {
+		t.paragraph(c.Would())
+		return
+	}
 	t.paragraph(fmt.Sprintf("%s: %s Found at %s by rule %q of alert.yaml, revision %s.",
 		f.Verdict.Level, stopped(f.Verdict.Reason), s.at(f.EvaluatedAt), f.Verdict.Rule, orNone(f.Revision)))
 	row := func(known bool, what, unit string, now, usual, ratio float64, n int64) {
@@ -127,7 +131,7 @@ func (s DecisionState) tellProposed(t *story) {
 	p := s.Input.Proposal
 	t.section("WHAT WAS PROPOSED")
 	aim := map[routing.Goal]string{routing.CutCost: ", to cut cost", routing.MendQuality: ", to mend quality"}[p.Goal]
-	t.paragraph(fmt.Sprintf("%s%s: %s By rule %q of act.yaml, revision %s, which says %q%s.", headline(p), aim, stopped(p.Reason), p.Rule, orNone(p.Revision), p.Mode,
+	t.paragraph(fmt.Sprintf("%s%s: %s By rule %q of %s, revision %s, which says %q%s.", headline(p), aim, stopped(p.Reason), p.Rule, s.Input.PolicyFile(), orNone(p.Revision), p.Mode,
 		map[Mode]string{Auto: " (by itself, once the action has earned trust)", Ask: " (only when a person approves)"}[p.Mode]))
 	if d := p.Deployment; d != nil {
 		t.paragraph(fmt.Sprintf("It takes back version %s of %s, deployed at %s by %s.", d.Version, d.Service, s.at(d.Timestamp), orNone(d.By)))

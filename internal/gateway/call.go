@@ -275,10 +275,8 @@ func (p *Proxy) body(w http.ResponseWriter, out *http.ResponseController, r *htt
 // decide asks flags and policies which model serves the call, and finds who has it.
 func (c *call) decide() *refusal {
 	p := c.p
-	c.answer = routing.Decide(p.gate.snapshot.Load(), routing.Request{
-		TenantID: c.tenant, SessionID: c.session, TraceID: c.trace, RequestedModel: c.ask.Model,
-		InputTokens: c.ask.InputEstimate, MaxOutputTokens: c.ask.MaxOutput, Task: c.task,
-	}, c.began)
+	said := c.tags
+	c.answer, c.tags = p.gate.Route(Call{Request: c.request(), Text: c.ask.Text, Estimate: c.estimate, Tags: said}, c.began)
 	if c.answer.Stop {
 		c.w.Header()["X-Llm-Route"] = []string{c.answer.Route}
 		message := fmt.Sprintf("calls of %s are stopped for now: %s", c.ask.Model, c.answer.Reason)
@@ -289,38 +287,49 @@ func (c *call) decide() *refusal {
 	}
 	set := p.o.Upstreams.inForce.Load()
 	if c.chain = set.chain(c.family, c.answer.Model); c.chain == nil && c.answer.Model != c.ask.Model {
-		// The flag names a model that cannot answer this API. Its proof must not count the call for either arm.
-		c.answer = routing.Answer{Model: c.ask.Model, Route: routing.Direct, Arm: usage.None, Reason: "the flag's model has no upstream of this API"}
+		// A model that cannot answer this API. No proof must count the call for either arm.
+		c.answer = routing.Answer{Model: c.ask.Model, Route: routing.Direct, Arm: usage.None, Reason: c.answer.Model + " has no upstream of this API"}
+		c.tags = said
 		c.chain = set.chain(c.family, c.ask.Model)
 	}
 	if c.chain == nil {
 		return refused(noModel, fmt.Sprintf("no upstream of the gateway serves the model %q by the API of %s", c.ask.Model, c.family))
 	}
 	c.price()
-	if p.o.Fallback != nil && c.answer.Arm == usage.None {
-		if turn, ok := p.o.Fallback(c.question(0)); ok {
-			c.turn(turn)
-		}
-	}
 	return nil
 }
 
-// turn lets another model serve the call, where somebody of its family has it.
-func (c *call) turn(t Turn) bool {
-	chain := c.p.o.Upstreams.inForce.Load().chain(c.family, t.Model)
-	if chain == nil || t.Model == c.answer.Model {
-		return false
+// request is the call as flags and policies are asked about it.
+func (c *call) request() routing.Request {
+	return routing.Request{
+		TenantID: c.tenant, SessionID: c.session, TraceID: c.trace, RequestedModel: c.ask.Model,
+		InputTokens: c.ask.InputEstimate, MaxOutputTokens: c.ask.MaxOutput, Task: c.task,
 	}
-	c.chain, c.answer.Model, c.answer.Route, c.answer.Reason, c.answer.DecisionID = chain, t.Model, t.Route, t.Reason, t.Decision
-	c.price()
-	return true
 }
 
-func (c *call) question(spent float64) *Question {
-	return &Question{
-		Tenant: c.tenant, Session: c.session, Task: c.task, Trace: c.trace, Call: c.ask, Provider: c.chain[0].Provider,
-		Estimate: c.cost.estimate, Priced: c.cost.priced, Spent: spent, Now: c.began,
+// estimate is what the call is likely to cost, were the model to serve it.
+func (c *call) estimate(model string) (usage.PicoUSD, bool) {
+	chain := c.p.o.Upstreams.inForce.Load().chain(c.family, model)
+	if chain == nil {
+		return 0, false
 	}
+	quote, err := c.p.gate.o.Prices.Quote(chain[0].Provider, model, "", c.began)
+	if err != nil {
+		return 0, false
+	}
+	cost, err := quote.Cost(usage.Tokens{UncachedInput: min(c.ask.InputEstimate, usage.MaxTokens), Output: min(c.ask.MaxOutput, usage.MaxTokens) * c.ask.Choices})
+	return cost, err == nil
+}
+
+// turn lets another model serve the call, where somebody of its family has it.
+func (c *call) turn(to routing.Answer) bool {
+	chain := c.p.o.Upstreams.inForce.Load().chain(c.family, to.Model)
+	if chain == nil {
+		return false
+	}
+	c.chain, c.answer = chain, to
+	c.price()
+	return true
 }
 
 // ceilSeconds is a duration in whole seconds, at least 1.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ type question struct {
 	ServiceTier    string            `json:"service_tier,omitempty"`
 	Choices        int64             `json:"choices,omitempty"` // answers asked for at once, each of max_output_tokens; 1 when left out
 	PromptTemplate string            `json:"prompt_template_version,omitempty"`
+	Text           string            `json:"text,omitempty"` // what the call's quality is predicted by: what is asked, or its end
 	Tags           map[string]string `json:"tags,omitempty"`
 	Hold           *bool             `json:"hold,omitempty"`        // false: only ask
 	TTL            int64             `json:"ttl_seconds,omitempty"` // of the hold; 600 when left out
@@ -38,11 +40,12 @@ type question struct {
 // decision is the body of the answer.
 type decision struct {
 	routing.Answer
-	HoldID          string      `json:"hold_id,omitempty"`
-	MaxOutputTokens int64       `json:"max_output_tokens,omitempty"` // that were held for, where the call did not say: cap it by them
-	EstimatedCost   json.Number `json:"estimated_cost_usd,omitempty"`
-	BudgetRemaining json.Number `json:"budget_remaining_usd,omitempty"` // of the tightest budget, the hold taken off
-	Refusal         *ready      `json:"refusal,omitempty"`
+	HoldID          string            `json:"hold_id,omitempty"`
+	MaxOutputTokens int64             `json:"max_output_tokens,omitempty"` // that were held for, where the call did not say: cap it by them
+	EstimatedCost   json.Number       `json:"estimated_cost_usd,omitempty"`
+	BudgetRemaining json.Number       `json:"budget_remaining_usd,omitempty"` // of the tightest budget, the hold taken off
+	Refusal         *ready            `json:"refusal,omitempty"`
+	Tags            map[string]string `json:"tags,omitempty"` // for the call's span, where its hold does not tell it
 }
 
 // ready is the answer that another gateway may give its client for a call that is refused, as the provider would.
@@ -119,19 +122,30 @@ func (x *External) verdictHeaders(h http.Header, v *verdict, now time.Time) {
 // judge decides about a call, and holds its worst cost unless it only asks. The error says that the call cannot be
 // remembered.
 func (x *External) judge(ctx context.Context, q *question, now time.Time) (verdict, error) {
-	v := verdict{decision: decision{Answer: routing.Decide(x.gate.snapshot.Load(), q.Request, now)}}
+	estimate := func(model string) (usage.PicoUSD, bool) { return x.gate.estimate(q, model, now) }
+	var v verdict
+	v.Answer, v.Tags = x.gate.Route(Call{Request: q.Request, Text: q.Text, Estimate: estimate}, now)
+	if len(v.Tags) > 0 {
+		q.Tags = maps.Clone(q.Tags)
+		if q.Tags == nil {
+			q.Tags = map[string]string{}
+		}
+		maps.Copy(q.Tags, v.Tags)
+	}
 	if v.Stop {
 		v.refuse(q, flagRefusal(&v.Answer))
 		return v, nil
 	}
 	most, capped := x.most(q, v.Model)
 	span, priced := x.worst(q, &v.Answer, most, now)
-	v.EstimatedCost = x.gate.estimate(q, v.Model, now)
 	if budgets, known := x.o.Budgets(q.TenantID); !priced && (!known || len(budgets) > 0) {
 		v.refuse(q, refused(unpriced, fmt.Sprintf("the model %q has no price, so the call cannot be held to a budget: add it to the price book", v.Model)))
 		return v, nil
 	}
 	err := x.hold(ctx, q, &v, span, now)
+	if cost, known := estimate(v.Model); known && v.refused == nil {
+		v.EstimatedCost = json.Number(pricing.Format(cost))
+	}
 	if v.refused == nil && err == nil && capped && len(v.standings) > 0 {
 		v.MaxOutputTokens = x.o.OutputCap
 	}
@@ -154,38 +168,32 @@ func (x *External) hold(ctx context.Context, q *question, v *verdict, span usage
 	}
 	promise, err := x.o.Treasury.Hold(ctx, treasury.Call{
 		ID: id, Span: span, Most: budget.Ceil(int64(span.Cost)),
-		Of: budget.Call{Tenant: q.TenantID, Key: q.Key, Session: q.SessionID, Model: q.RequestedModel},
+		Of: budget.Call{Tenant: q.TenantID, Key: q.Key, Session: q.SessionID, Model: q.RequestedModel}, Expires: ttl,
 	})
 	v.standings = promise.Standings
+	spared := x.gate.spare(v.Answer, q.Request, v.standings, promise.Most)
 	switch {
 	case err != nil:
 		x.holds.cancel(c)
 		v.refuseBudget(q, err, now)
-	case x.sessionOver(v, promise.Most):
+	case spared.Stop:
 		x.holds.cancel(c)
 		x.o.Treasury.Settle(id, 0, now) // nothing was sent
-		v.Route = routeBudget
-		v.refuse(q, refused(overBudget, "This conversation has used up its budget: start a new one, or have the budget raised."))
+		v.Answer = spared
+		v.refuse(q, refused(overBudget, spared.Reason))
 	case asks:
 		x.o.Treasury.Settle(id, 0, now)
 	default:
+		x.holds.turn(c, &spared)
 		v.HoldID = id
+	}
+	if v.refused == nil {
+		v.Answer = spared
 	}
 	if len(v.standings) > 0 {
 		v.BudgetRemaining = json.Number(dollars(v.standings[0].Left))
 	}
 	return nil
-}
-
-// sessionOver reports whether the session's budget was all but spent before this call.
-func (x *External) sessionOver(v *verdict, held budget.Micro) bool {
-	for _, s := range v.standings {
-		gone := s.Budget.Ceiling - s.Left - held
-		if s.Budget.Per == budget.PerSession && gone >= s.Budget.Ceiling/100*95+s.Budget.Ceiling%100*95/100 && gone > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // most is how many tokens the call can have, and whether its output must be capped for that.
@@ -245,19 +253,16 @@ func newSpanID() string {
 }
 
 // estimate prices the call as if nothing of its input were cached and all of its allowed output
-// were used; without an allowance it is the input alone. It is empty for a model without a price,
+// were used; without an allowance it is the input alone. It is not known for a model without a price,
 // which is not the same as free.
-func (g *Gateway) estimate(q *question, model string, now time.Time) json.Number {
+func (g *Gateway) estimate(q *question, model string, now time.Time) (usage.PicoUSD, bool) {
 	quote, err := g.o.Prices.Quote(q.Provider, model, usage.ServiceTier(q.ServiceTier), now)
 	if err != nil {
-		return ""
+		return 0, false
 	}
 	output := min(q.MaxOutputTokens*max(q.Choices, 1), usage.MaxTokens)
 	cost, err := quote.Cost(usage.Tokens{UncachedInput: q.InputTokens, Output: output})
-	if err != nil {
-		return ""
-	}
-	return json.Number(pricing.Format(cost))
+	return cost, err == nil
 }
 
 // flagRefusal is why a flag refuses a call.

@@ -31,13 +31,14 @@ type Flags interface {
 // SampleRate is the share of a key's calls of a task to score while no flag asks for more, and the rule that says so.
 type SampleRate func(key usage.Key, task string) (rate float64, rule string)
 
-// Options is all that a gateway needs; every field is required.
+// Options is all that a gateway needs; every field is required but Fallbacks.
 type Options struct {
 	Flags      Flags
 	Prices     *pricing.Book
 	SampleRate SampleRate
 	Logger     *slog.Logger
 	Now        func() time.Time
+	Fallbacks  *Fallbacks // nil: flags alone decide
 }
 
 // Gateway decides over its last snapshot. Make one with New, and keep Run running beside the

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/internal/wire"
 )
@@ -19,8 +20,8 @@ const (
 	maxHolds   = 100_000
 )
 
-// held is a call that another gateway was promised, and what its span will say. The span, and what the call may use at
-// the most, never change.
+// held is a call that another gateway was promised, and what its span will say. What the call may use at the most never
+// changes.
 type held struct {
 	id         string
 	span       usage.Span // as if it cost the most that it can
@@ -84,6 +85,15 @@ func (h *holds) limit() int {
 func (h *holds) drop(c *held) {
 	heap.Remove(&h.old, c.at)
 	delete(h.byID, c.id)
+}
+
+// turn notes that another model serves the call, or another route, than was asked for the promise.
+func (h *holds) turn(c *held, a *routing.Answer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if known := h.byID[c.id]; known != nil {
+		known.span.Model, known.span.Route, known.span.Arm, known.span.DecisionID = a.Model, a.Route, a.Arm, a.DecisionID
+	}
 }
 
 // take finds a call and keeps others from settling it until done is called. A call of another tenant is as if it had never

@@ -13,16 +13,8 @@ import (
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
-// The shares of a session's budget from which its calls go to a cheaper model, and from which there are no more.
-const (
-	thriftyFrom = 0.80
-	overFrom    = 0.95
-)
-
-// byBudget is the route of a call that went to a cheaper model for its session's budget.
-const byBudget = "budget"
-
-// hold asks for the promise of the call's worst cost. A session that has spent most of its budget gets a cheaper model.
+// hold asks for the promise of the call's worst cost. A call whose budgets are nearly spent gets a cheaper
+// model.
 func (c *call) hold() *refusal {
 	for first := true; ; first = false {
 		ask := treasury.Call{ID: c.id(), Of: c.of(), Most: budget.Ceil(int64(c.cost.worst))}
@@ -44,50 +36,24 @@ func (c *call) hold() *refusal {
 			return refused(away, "the budgets could not be asked: try again").after(time.Second)
 		}
 		c.limits(standings)
-		spent, of := sessionSpent(standings, held)
-		over := spent >= overFrom
-		if first && !over && spent >= thriftyFrom && c.thrift(spent) && no != nil {
+		spared := c.p.gate.spare(c.answer, c.request(), standings, held)
+		if first && !spared.Stop && spared.Model != c.answer.Model && c.turn(spared) && no != nil {
 			continue // what is left may do for the cheaper one
 		}
 		switch {
-		case no == nil && !over && (c.cost.priced || len(standings) == 0):
+		case no == nil && !spared.Stop && (c.cost.priced || len(standings) == 0):
 			c.promise = promise
 			return nil
 		case no == nil:
 			c.p.o.Treasury.Settle(c.id(), 0, c.began) // nothing was sent
-			if !over {
+			if !spared.Stop {
 				return refused(unpriced, fmt.Sprintf("the model %q has no price here, so no budget can bound it: add it to the price book, see flyball prices missing", c.answer.Model))
 			}
-			return c.exceeded(of)
+			c.w.Header()["X-Llm-Route"] = []string{spared.Route}
+			return refused(overBudget, spared.Reason)
 		}
 		return c.exceeded(no.Standing)
 	}
-}
-
-// thrift turns the call to a cheaper model. What flags are being proved on stays as it is.
-func (c *call) thrift(spent float64) bool {
-	if c.p.o.Cheaper == nil || c.answer.Arm != usage.None || c.answer.Route != routing.Direct {
-		return false
-	}
-	turn, ok := c.p.o.Cheaper(c.question(spent))
-	if turn.Route = byBudget; !ok {
-		return false
-	}
-	return c.turn(turn)
-}
-
-// sessionSpent is the share of the session's budget that is spent or promised, this call not counted, and the budget;
-// 0 where it has none.
-func sessionSpent(standings []treasury.Standing, held budget.Micro) (spent float64, of treasury.Standing) {
-	for _, s := range standings {
-		if s.Budget.Per != budget.PerSession || s.Budget.Ceiling <= 0 {
-			continue
-		}
-		if share := 1 - float64(s.Left+held)/float64(s.Budget.Ceiling); share >= spent {
-			spent, of = share, s
-		}
-	}
-	return spent, of
 }
 
 // exceeded refuses a call that a budget has too little left for.

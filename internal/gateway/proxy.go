@@ -32,28 +32,7 @@ type ProxyOptions struct {
 	Treasury Treasury
 	// Budgets are a tenant's, from memory; not known: they have never been read.
 	Budgets func(tenant string) (budgets []budget.Budget, known bool)
-
-	// Fallback may turn a call that no flag touched to another model of its family, by what it costs and how well it is
-	// likely to be answered. Nil: nothing is turned.
-	Fallback func(q *Question) (Turn, bool)
-	// Cheaper is the model to turn a call to whose session has spent most of its budget: one that meets the tenant's
-	// floor. Nil: there is none.
-	Cheaper func(q *Question) (Turn, bool)
 }
-
-// Question is a call about which policies are asked. Whoever answers it must answer from memory.
-type Question struct {
-	Tenant, Session, Task, Trace string
-	Call                         *wire.Request
-	Provider                     string        // whose prices the call has
-	Estimate                     usage.PicoUSD // as if all of its allowed output were used; 0: there is no price
-	Priced                       bool
-	Spent                        float64 // of the session's budget, 0 to 1; 0 where it has none
-	Now                          time.Time
-}
-
-// Turn is another model for a call, and what its span says of that.
-type Turn struct{ Model, Route, Reason, Decision string }
 
 // Proxy passes calls of OpenAI's and Anthropic's APIs on to their providers, or to whoever speaks the same API: what
 // policy does not change is byte for byte what the client sent, and what it is answered. Keep Run running beside it.

@@ -334,6 +334,8 @@ func (c card) why(d contract.DecisionSummary) string {
 func expectation(d contract.DecisionState) string {
 	var text string
 	switch p := d.Input.Proposal; {
+	case d.Input.Case != nil:
+		return "Nothing is done to this call. " + fmt.Sprintf("After %d approvals the rule acts by itself; a denial starts the count again.", contract.TrustNeeded)
 	case p.Action == contract.ScoreCalls:
 		return "Expected: every call is scored; no answer changes."
 	case p.Goal == routing.CutCost:

@@ -7,7 +7,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/routing"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 const tradeoffFile = "tradeoff.yaml"
@@ -19,7 +21,7 @@ func tradeoff(src *source) routing.Tradeoff {
 	if root == nil {
 		return t
 	}
-	top := src.fields(root, "the tradeoff", "tiers!", "on_exhausted!", "default!", "tenants")
+	top := src.fields(root, "the tradeoff", "tiers!", "on_exhausted!", "default!", "tenants", "fallback")
 	if n := top["tiers"]; n != nil {
 		t.Tiers = src.tiers(n)
 	}
@@ -31,6 +33,9 @@ func tradeoff(src *source) routing.Tradeoff {
 	}
 	if n := top["tenants"]; n != nil {
 		t.Tenants = src.tenants(n)
+	}
+	if n := top["fallback"]; n != nil {
+		t.Fallback = src.fallback(n).Named(t.Tiers)
 	}
 	src.reachableFloors(top, t)
 	return t
@@ -77,6 +82,30 @@ func (s *source) tenant(f map[string]*yaml.Node) routing.Tenant {
 	}
 }
 
+// fallback reads the rule for single calls.
+func (s *source) fallback(n *yaml.Node) routing.Fallbacks {
+	f := s.fields(n, "the fallback", "holdback!", "tasks!")
+	rule := routing.Fallbacks{Holdback: s.decimal(f["holdback"], "holdback", 1)}
+	if h := f["holdback"]; h != nil && rule.Holdback == 0 {
+		s.report(h.Line, h.Column, "leave a share alone, such as 0.1", "without a holdback nothing shows whether falling back helps")
+	}
+	if f["tasks"] == nil {
+		return rule
+	}
+	for _, n := range s.items(f["tasks"], "tasks") {
+		f := s.fields(n, "a task", "task!", "ceiling_usd!", "quality_threshold!")
+		task := routing.TaskFallback{
+			Task: s.word(f["task"], "task"), Ceiling: s.money(f["ceiling_usd"], "ceiling_usd"),
+			QualityThreshold: s.decimal(f["quality_threshold"], "quality_threshold", 1),
+		}
+		if slices.ContainsFunc(rule.Tasks, func(x routing.TaskFallback) bool { return x.Task == task.Task }) {
+			s.report(n.Line, n.Column, "keep one of them", "the task %s is listed twice", task.Task)
+		}
+		rule.Tasks = append(rule.Tasks, task)
+	}
+	return rule
+}
+
 // reachableFloors refuses a demand that no tier meets: every choice for that tenant would fail.
 func (s *source) reachableFloors(top map[string]*yaml.Node, t routing.Tradeoff) {
 	if len(s.problems) > 0 {
@@ -97,7 +126,7 @@ func (s *source) reachableFloors(top map[string]*yaml.Node, t routing.Tradeoff) 
 	}
 }
 
-// word, oneOf and decimal read a value of a field. A nil node was reported as missing.
+// word, oneOf, decimal and money read a value of a field. A nil node was reported as missing.
 
 func (s *source) word(n *yaml.Node, what string) string {
 	if n == nil {
@@ -129,4 +158,17 @@ func (s *source) decimal(n *yaml.Node, what string, limit float64) float64 {
 		return 0
 	}
 	return v
+}
+
+// money reads an exact amount of dollars.
+func (s *source) money(n *yaml.Node, what string) usage.PicoUSD {
+	if n == nil {
+		return 0
+	}
+	amount, exact, err := pricing.Parse(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil || !exact || amount <= 0 {
+		s.report(n.Line, n.Column, `write an amount above 0 such as "0.05"`, "%s must be an amount of US dollars, not %q", what, n.Value)
+		return 0
+	}
+	return amount
 }

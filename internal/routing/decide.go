@@ -105,8 +105,8 @@ type Request struct {
 // Key is the key that the call belongs to.
 func (r *Request) Key() usage.Key { return usage.Key{Tenant: r.TenantID, Model: r.RequestedModel} }
 
-// Direct is the route of a call that no flag touches; the route of every other call is the kind of
-// the flag that touched it.
+// Direct is the route of a call that goes to the requested model, and nothing touched; the route of every other call is
+// the kind of the flag that touched it, or Fallback, SessionBudget or TenantBudget.
 const Direct = "direct"
 
 // Answer is what to do with one call. Route, Arm and DecisionID belong on the call's span: they are

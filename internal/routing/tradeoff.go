@@ -59,6 +59,8 @@ type Tradeoff struct {
 	Default     Tenant      `json:"default"` // of tenants that are not listed
 	Tenants     []Tenant    `json:"tenants"`
 	OnExhausted OnExhausted `json:"on_exhausted"`
+	Session     Session     `json:"session"`
+	Fallback    Fallbacks   `json:"fallback"`
 }
 
 // Tenant returns what is demanded for the tenant.

@@ -259,6 +259,13 @@ func (m *matcher) match(where string, node any, pkg string, goType ast.Expr) {
 		}
 		m.match(where+"[]", schema["items"], pkg, typed.Elt)
 		return
+	case *ast.MapType:
+		if schema["type"] != "object" {
+			m.report(where, "is %v, want object", schema["type"])
+			return
+		}
+		m.match(where+"{}", schema["additionalProperties"], pkg, typed.Value)
+		return
 	case *ast.StructType:
 		m.object(where, schema, pkg, typed)
 		return

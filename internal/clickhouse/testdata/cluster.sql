@@ -130,4 +130,8 @@ CREATE TABLE IF NOT EXISTS calibrated_levels ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
 ALTER TABLE baselines ON CLUSTER 'prod'
 ALTER TABLE evaluators ON CLUSTER 'prod'
+CREATE TABLE IF NOT EXISTS fallback_cases ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 10000
+CREATE MATERIALIZED VIEW IF NOT EXISTS fallback_cases_from_spans ON CLUSTER 'prod' TO fallback_cases AS
 
