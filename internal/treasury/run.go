@@ -44,9 +44,11 @@ func (t *Treasury) Run(ctx context.Context) error {
 			}
 		}
 	}
-	last, cancel := context.WithTimeout(working, flushWithin)
-	t.flush(last)
-	cancel()
+	if !t.killed.Load() {
+		last, cancel := context.WithTimeout(working, flushWithin)
+		t.flush(last)
+		cancel()
+	}
 	stop()
 	return group.Wait()
 }

@@ -104,6 +104,7 @@ type Treasury struct {
 	kick     chan struct{}                 // something is to be seen to now
 	clerk    *clerk
 	leases   atomic.Int64
+	killed   atomic.Bool // by a test: nothing is told at the end
 
 	mu       sync.Mutex
 	accounts map[string]*account
