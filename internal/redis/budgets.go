@@ -190,9 +190,10 @@ for k = 1, #all, 2 do
   local process, minute = string.match(all[k], '^m:(.+):(%d+)$')
   if process then
     local total, confirmed = parts(all[k + 1])
-    if upTo[process] and n(minute) <= upTo[process] then
+    local known = upTo[string.match(process, '^(.*)~') or process]
+    if known and n(minute) <= known then
       confirmed = total
-      if n(minute) < upTo[process] - 60 then redis.call('HDEL', counter, all[k])
+      if n(minute) < known - 60 then redis.call('HDEL', counter, all[k])
       else redis.call('HSET', counter, all[k], string.format('%.0f %.0f', total, total)) end
     end
     spent = spent + total - confirmed
@@ -245,7 +246,11 @@ type Grant struct {
 	Left    []budget.Micro // of each limit, after the hold; of the lacking one alone where it was not granted
 }
 
-// Told is what a process has spent of a counter in a minute by its telemetry's clock, in all. It only ever grows, so
+// RunMark stands between the name of a process and that of one of its runs: each run counts from nothing, and the
+// ledger knows the process.
+const RunMark = "~"
+
+// Told is what a process, or one of its runs (<process>~<run>), has spent of a counter in a minute by its telemetry's clock, in all. It only ever grows, so
 // telling it twice, or late, counts it once.
 type Told struct {
 	Counter budget.Counter
