@@ -16,7 +16,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/complexity"
 	"github.com/flyball-dev/flyball/internal/config"
@@ -27,7 +26,6 @@ import (
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/redis"
-	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/standing"
 	"github.com/flyball-dev/flyball/internal/treasury"
 	"github.com/flyball-dev/flyball/internal/usage"

@@ -17,7 +17,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
-const chat = `{"model": "big", "messages": [{"role": "user", "content": "Which \"model\": is it?"}], "stream": true}`
+const bigChat = `{"model": "big", "messages": [{"role": "user", "content": "Which \"model\": is it?"}], "stream": true}`
 
 // authz asks as Envoy's ext_authz filter does.
 func authz(h http.Handler, path, body string, headers map[string]string) *httptest.ResponseRecorder {
@@ -59,7 +59,7 @@ func TestAuthz(t *testing.T) {
 		w := call(h, "POST", "/v1/decide", ask(map[string]any{"hold": false}))
 		return strings.Contains(w.Body.String(), `"small"`)
 	})
-	w := authz(h, "/v1/chat/completions", chat, map[string]string{
+	w := authz(h, "/v1/chat/completions", bigChat, map[string]string{
 		"X-LLM-Session": "s1", "X-LLM-Task": "support", "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	})
 	require.Equal(t, http.StatusOK, w.Code, w.Body.String())
@@ -71,7 +71,7 @@ func TestAuthz(t *testing.T) {
 	hold := w.Header().Get("X-Flyball-Hold-Id")
 	require.Regexp(t, `^0af7651916cd43dd8448eb211c80319c/[0-9a-f]{16}$`, hold)
 	require.JSONEq(t, `{"model": "small", "messages": [{"role": "user", "content": "Which \"model\": is it?"}], "stream": true,
-		"stream_options": {"include_usage": true}, "max_completion_tokens": 4000}`, edited(t, chat, w.Header().Get("X-Flyball-Edits")))
+		"stream_options": {"include_usage": true}, "max_completion_tokens": 4000}`, edited(t, bigChat, w.Header().Get("X-Flyball-Edits")))
 	held := b.held[hold]
 	require.Equal(t, budget.Call{Tenant: "org_42", Session: "s1", Model: "big"}, held.Of)
 	require.Equal(t, "support", held.Span.Task)
@@ -93,15 +93,15 @@ func TestAuthz(t *testing.T) {
 	require.Equal(t, true, settleBy(t, h, hold, "application/json", "{}", nil)["repeated"])
 
 	// a stream that breaks off counts by its text
-	hold = authz(h, "/v1/chat/completions", chat, nil).Header().Get("X-Flyball-Hold-Id")
+	hold = authz(h, "/v1/chat/completions", bigChat, nil).Header().Get("X-Flyball-Hold-Id")
 	require.Equal(t, false, settleBy(t, h, hold, "text/event-stream", stream[:len(stream)/2], nil)["usage_complete"])
 	require.Equal(t, int64(1002), b.spans[hold].Tokens.Output)
 	// and a body that does, by all that it could have had
-	hold = authz(h, "/v1/chat/completions", chat, nil).Header().Get("X-Flyball-Hold-Id")
+	hold = authz(h, "/v1/chat/completions", bigChat, nil).Header().Get("X-Flyball-Hold-Id")
 	require.Equal(t, false, settleBy(t, h, hold, "application/json", `{"choices":[`, map[string]string{"X-Flyball-Complete": "false"})["usage_complete"])
 	require.Equal(t, int64(4000), b.spans[hold].Tokens.Output)
 	// an error costs nothing
-	hold = authz(h, "/v1/chat/completions", chat, nil).Header().Get("X-Flyball-Hold-Id")
+	hold = authz(h, "/v1/chat/completions", bigChat, nil).Header().Get("X-Flyball-Hold-Id")
 	require.Equal(t, 0.0, settleBy(t, h, hold, "application/json", `{"error":{}}`, map[string]string{"X-Flyball-Upstream-Status": "500"})["cost_usd"])
 	require.NotContains(t, b.spans, hold)
 	require.Empty(t, b.held)
@@ -139,16 +139,16 @@ func TestAuthzRefuses(t *testing.T) {
 		status     int
 		says       string
 	}{
-		"OpenAI's shape":      {"/v1/chat/completions", chat, nil, 429, `"type":"budget_exceeded"`},
+		"OpenAI's shape":      {"/v1/chat/completions", bigChat, nil, 429, `"type":"budget_exceeded"`},
 		"Anthropic's shape":   {"/v1/messages", `{"model":"big","max_tokens":10000,"messages":[{"role":"user","content":"hi"}]}`, nil, 429, `{"type":"error","error":{"type":"budget_exceeded"`},
 		"no body":             {"/v1/chat/completions", "", nil, 400, "invalid_request_error"},
 		"no model":            {"/v1/chat/completions", `{"messages":[]}`, nil, 400, `add \"model\"`},
-		"a part of a body":    {"/v1/chat/completions", chat, map[string]string{"X-Envoy-Auth-Partial-Body": "true"}, 413, "allow_partial_message"},
-		"compressed":          {"/v1/chat/completions", chat, map[string]string{"Content-Encoding": "gzip"}, 415, "compressed"},
+		"a part of a body":    {"/v1/chat/completions", bigChat, map[string]string{"X-Envoy-Auth-Partial-Body": "true"}, 413, "allow_partial_message"},
+		"compressed":          {"/v1/chat/completions", bigChat, map[string]string{"Content-Encoding": "gzip"}, 415, "compressed"},
 		"another path":        {"/v1/batches", "{}", nil, 404, "is not let through"},
 		"a pseudo-model":      {"/v1/responses", `{"model":"*","input":"hi"}`, nil, 404, "is no model"},
-		"no tenant":           {"/v1/chat/completions", chat, map[string]string{"X-LLM-Tenant": ""}, 400, "X-LLM-Tenant is missing"},
-		"a long session name": {"/v1/chat/completions", chat, map[string]string{"X-LLM-Session": strings.Repeat("x", 300)}, 400, "session_id is 300 bytes"},
+		"no tenant":           {"/v1/chat/completions", bigChat, map[string]string{"X-LLM-Tenant": ""}, 400, "X-LLM-Tenant is missing"},
+		"a long session name": {"/v1/chat/completions", bigChat, map[string]string{"X-LLM-Session": strings.Repeat("x", 300)}, 400, "session_id is 300 bytes"},
 	} {
 		w := authz(h, tc.path, tc.body, tc.headers)
 		require.Equal(t, tc.status, w.Code, name)
@@ -192,7 +192,7 @@ func FuzzExternal(f *testing.F) {
 	f.Add("/v1/decide", ask(map[string]any{"tags": map[string]string{"a": "b"}, "span_id": "c", "hold": false, "choices": 3}))
 	f.Add("/v1/settle", `{"hold_id":"t/c","status":"aborted","output_bytes":7,"tokens":{"prompt":1,"completion":2,"reasoning":1}}`)
 	f.Add("/v1/settle", `[{"hold_id":"t/c","provider":"anthropic","usage":{"input_tokens":3,"output_tokens":1},"cost_usd":1e-3,"tenant_id":"o","requested_model":"big","timestamp":"2026-11-26T11:00:00Z"}]`)
-	f.Add("/v1/authz/v1/chat/completions", chat)
+	f.Add("/v1/authz/v1/chat/completions", bigChat)
 	f.Add("/v1/authz/v1/messages", `{"model":"big","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}`)
 	f.Add("/v1/authz/v1/responses", `{"input":"hi","max_output_tokens":null,"model":"big","stream":true}`)
 	f.Add("/v1/authz/v1/embeddings", `{"model":"big","input":["a","b"]}`)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"os"
 	"strings"
@@ -331,6 +330,3 @@ func (c *call) turn(to routing.Answer) bool {
 	c.price()
 	return true
 }
-
-// ceilSeconds is a duration in whole seconds, at least 1.
-func ceilSeconds(d time.Duration) int64 { return max(1, int64(math.Ceil(d.Seconds()))) }

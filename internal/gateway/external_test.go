@@ -123,6 +123,9 @@ func externalOptions(t testing.TB, b *bank) gateway.ExternalOptions {
 func external(t testing.TB, o gateway.ExternalOptions, now func() time.Time) http.Handler {
 	all := options(t, &fixed{})
 	all.Now = now
+	rules := fallbacks(&trusts{})
+	rules.Quality = nil
+	all.Fallbacks = gateway.NewFallbacks(rules)
 	return gateway.NewExternal(gateway.New(all), o).Handler()
 }
 

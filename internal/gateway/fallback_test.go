@@ -148,18 +148,6 @@ func TestApply(t *testing.T) {
 		require.Equal(t, direct(), answer)
 		require.Equal(t, map[string]string{"team": "search"}, tags)
 	})
-	t.Run("budgets first", func(t *testing.T) {
-		c := dear("s1")
-		c.Spent.Session = 0.85
-		answer, tags := gateway.NewFallbacks(fallbacks(store)).Apply(direct(), c)
-		require.Equal(t, "small", answer.Model)
-		require.Equal(t, routing.SessionBudget, answer.Route)
-		require.NotContains(t, tags, routing.TagRule)
-		c.Spent.Session = 0.97
-		answer, _ = gateway.NewFallbacks(fallbacks(store)).Apply(direct(), c)
-		require.True(t, answer.Stop)
-		require.True(t, strings.HasPrefix(answer.Reason, "This session has used 97 % of its budget"), answer.Reason)
-	})
 }
 
 // BenchmarkFallback is what flags, budgets and the fallback rule cost a call, over 10,000 flags, when the rule fires on it

@@ -3,12 +3,9 @@ package gateway
 import (
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/budget"
-	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/treasury"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
@@ -35,7 +32,7 @@ func (c *call) hold() *refusal {
 			}
 			return refused(away, "the budgets could not be asked: try again").after(time.Second)
 		}
-		c.limits(standings)
+		standingHeaders(c.w.Header(), standings, c.began)
 		spared := c.p.gate.spare(c.answer, c.request(), standings, held)
 		if first && !spared.Stop && spared.Model != c.answer.Model && c.turn(spared) && no != nil {
 			continue // what is left may do for the cheaper one
@@ -73,55 +70,6 @@ func (c *call) exceeded(s treasury.Standing) *refusal {
 		no.retry = max(time.Second, s.Window.To.Sub(c.began))
 	}
 	return no
-}
-
-// limits tells what is left of the budgets, in the fields of the IETF's draft on rate limits: micro-dollars, and seconds.
-func (c *call) limits(standings []treasury.Standing) {
-	if len(standings) == 0 {
-		return
-	}
-	h := c.w.Header()
-	h["X-Llm-Budget-Remaining"] = []string{max(0, standings[0].Left).USD()}
-	var policy, limit strings.Builder
-	for i, s := range standings {
-		if i == maxLimits {
-			break
-		}
-		if i > 0 {
-			policy.WriteString(", ")
-			limit.WriteString(", ")
-		}
-		name := quoted(s.Budget.ID)
-		policy.WriteString(name + ";q=" + strconv.FormatInt(int64(s.Budget.Ceiling), 10) + `;qu="micro-usd"`)
-		limit.WriteString(name + ";r=" + strconv.FormatInt(int64(max(0, s.Left)), 10))
-		if w := s.Window; !w.To.IsZero() {
-			policy.WriteString(";w=" + strconv.FormatInt(ceilSeconds(w.To.Sub(w.From)), 10))
-			limit.WriteString(";t=" + strconv.FormatInt(ceilSeconds(w.To.Sub(c.began)), 10))
-		}
-	}
-	h["Ratelimit-Policy"], h["Ratelimit"] = []string{policy.String()}, []string{limit.String()}
-}
-
-// maxLimits bounds the budgets that an answer's headers tell of, the tightest first.
-const maxLimits = 8
-
-// quoted is a name as a string of HTTP's structured fields, which takes printable ASCII alone.
-func quoted(name string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range name {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < ' ' || r > '~':
-			b.WriteByte('?')
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
 }
 
 // tell writes the headers that say what becomes of the call.

@@ -91,9 +91,13 @@ func TestBudgets(t *testing.T) {
 		Window: budget.Window{From: from, To: from.Add(24 * time.Hour)}, Left: 3,
 	}
 	r := newRig(t, upstreamtest.Options{}, func(s *setup) {
-		s.Cheaper = func(q *gateway.Question) (gateway.Turn, bool) {
-			return gateway.Turn{Model: "gpt-4o-mini"}, q.Spent >= 0.8
+		t := tradeoff()
+		t.Tiers = []routing.Tier{
+			{Provider: "openai", Model: "gpt-4o", CostMult: 10, QualityFloor: 0.95}, {Provider: "openai", Model: "gpt-4o-mini", CostMult: 1, QualityFloor: 0.8},
 		}
+		o := fallbacks(&trusts{})
+		o.Tradeoff = func() routing.Tradeoff { return t }
+		s.gate.Fallbacks = gateway.NewFallbacks(o)
 	})
 	r.bank.budgets = []budget.Budget{day.Budget}
 	r.bank.answer = func(treasury.Call) (treasury.Promise, error) {
@@ -123,12 +127,12 @@ func TestBudgets(t *testing.T) {
 	r.bank.answer = left(0.15)
 	thrifty := r.post(keyA, "/v1/chat/completions", chat)
 	require.Equal(t, "gpt-4o-mini", thrifty.Header.Get("X-LLM-Model"))
-	require.Equal(t, "budget", thrifty.Header.Get("X-LLM-Route"))
+	require.Equal(t, routing.SessionBudget, thrifty.Header.Get("X-LLM-Route"))
 	r.bank.answer = left(0.04)
 	over := r.post(keyA, "/v1/chat/completions", chat)
 	require.Equal(t, http.StatusTooManyRequests, over.StatusCode)
 	require.Contains(t, over.body, `"code":"budget_exceeded"`)
-	require.Contains(t, over.body, "start a new one")
+	require.Contains(t, over.body, "Start a new session")
 }
 
 func TestFlagsDecideWhoServes(t *testing.T) {
@@ -157,7 +161,9 @@ func TestFlagsDecideWhoServes(t *testing.T) {
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, upstreamtest.Options{OutputTokens: 100, Pace: 2 * time.Millisecond}, nil)
+	r.mu.Lock()
 	r.fails = 2
+	r.mu.Unlock()
 	done := make(chan answer, 1)
 	go func() { done <- r.post(keyA, "/v1/chat/completions", streamed) }()
 	eventually(t, "the call is not under way", func() bool { return r.upstream.InFlight() == 1 })

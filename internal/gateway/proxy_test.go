@@ -44,7 +44,7 @@ type rig struct {
 	url      string
 	gate     *gateway.Gateway
 	proxy    *gateway.Proxy
-	bank     *bank
+	bank     *scripted
 	server   *httptest.Server
 	stop     context.CancelFunc // of the gateway
 	ended    chan error
@@ -101,7 +101,7 @@ func environment(name string) (string, bool) { return upstreamKey, name == "KEY"
 
 // newRig starts a provider and a gateway before it.
 func newRig(t *testing.T, o upstreamtest.Options, change func(*setup)) *rig {
-	r := &rig{t: t, ended: make(chan error, 1), bank: &bank{}}
+	r := &rig{t: t, ended: make(chan error, 1), bank: &scripted{}}
 	o.Key = upstreamKey
 	r.upstream, r.url = upstreamtest.Start(t, o)
 	prices, err := pricebook.Default()
@@ -170,8 +170,8 @@ func (r *rig) secrets() {
 	}
 }
 
-// bank is a treasury that promises everything, or what the test says.
-type bank struct {
+// scripted is a treasury that promises everything, or what the test says.
+type scripted struct {
 	mu      sync.Mutex
 	budgets []budget.Budget
 	answer  func(treasury.Call) (treasury.Promise, error)
@@ -179,7 +179,7 @@ type bank struct {
 	settled map[string]usage.PicoUSD
 }
 
-func (b *bank) Hold(_ context.Context, c treasury.Call) (treasury.Promise, error) {
+func (b *scripted) Hold(_ context.Context, c treasury.Call) (treasury.Promise, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.held = append(b.held, c)
@@ -189,7 +189,7 @@ func (b *bank) Hold(_ context.Context, c treasury.Call) (treasury.Promise, error
 	return treasury.Promise{ID: c.ID, Most: c.Most}, nil
 }
 
-func (b *bank) Settle(id string, cost usage.PicoUSD, _ time.Time) bool {
+func (b *scripted) Settle(id string, cost usage.PicoUSD, _ time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.settled == nil {
@@ -199,7 +199,7 @@ func (b *bank) Settle(id string, cost usage.PicoUSD, _ time.Time) bool {
 	return true
 }
 
-func (b *bank) cost(id string) (usage.PicoUSD, bool) {
+func (b *scripted) cost(id string) (usage.PicoUSD, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	cost, ok := b.settled[id]

@@ -25,13 +25,16 @@ const (
 // maxInteger is the largest integer of a structured field (RFC 9651): fifteen digits.
 const maxInteger = 999_999_999_999_999
 
+// maxLimits bounds the budgets that an answer's headers tell of, the tightest first.
+const maxLimits = 8
+
 // standingHeaders says where the budgets stand.
 func standingHeaders(h http.Header, standings []treasury.Standing, now time.Time) {
 	if len(standings) == 0 {
 		return
 	}
 	var policy, limit strings.Builder
-	for i, s := range standings {
+	for i, s := range standings[:min(len(standings), maxLimits)] {
 		if i > 0 {
 			policy.WriteString(", ")
 			limit.WriteString(", ")

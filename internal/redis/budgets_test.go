@@ -142,7 +142,7 @@ func TestARestartedRedisIsNotBelieved(t *testing.T) {
 		_, err := again.Reassert(ctx, "org", redis.Hold{ID: id, Amount: 40, TTL: time.Minute, Limits: []redis.Limit{{day, 100}}})
 		require.NoError(t, err)
 	}
-	require.NoError(t, again.Reconcile(ctx, "org", redis.Ledger{Counter: day, Spent: 5}))
+	require.NoError(t, again.Reconcile(ctx, "org", redis.Ledger{At: time.Now(), Counter: day, Spent: 5}))
 	opened, err = again.Reopen(ctx, "org", 0)
 	require.NoError(t, err)
 	require.True(t, opened)

@@ -269,13 +269,6 @@ func (m *matcher) match(where string, node any, pkg string, goType ast.Expr) {
 	case *ast.StructType:
 		m.object(where, schema, pkg, typed)
 		return
-	case *ast.MapType:
-		if schema["type"] != "object" {
-			m.report(where, "is %v, want object", schema["type"])
-			return
-		}
-		m.match(where+"{}", schema["additionalProperties"], pkg, typed.Value)
-		return
 	case *ast.SelectorExpr:
 		pkg, name = typed.X.(*ast.Ident).Name, typed.Sel.Name
 	case *ast.Ident:
