@@ -20,6 +20,7 @@ import (
 //	flyball:budget:{tenant}:<epoch>            hash: state (opening, open), opens_at (ms)
 //	flyball:budget:{tenant}:<epoch>:holds      sorted set: hold → when it lapses (ms)
 //	flyball:budget:{tenant}:<epoch>:hold:<id>  hash: counter → amount held of it
+//	flyball:budget:{tenant}:<epoch>:counters   set: the keys of its counters
 //	flyball:budget:{tenant}:<epoch>:<counter>  hash:
 //	    held                   what live holds hold
 //	    spent                  confirmed, and all fields below
@@ -70,6 +71,7 @@ local function tell(from)
     local before, confirmed = parts(redis.call('HGET', ARGV[i], ARGV[i + 1]))
     local total = n(ARGV[i + 2])
     if total > before then
+      redis.call('SADD', base .. ':counters', ARGV[i])
       redis.call('HSET', ARGV[i], ARGV[i + 1], ARGV[i + 2] .. ' ' .. string.format('%.0f', confirmed))
       add(ARGV[i], 'spent', total - before)
     end
@@ -109,6 +111,7 @@ if not known then
   for i = 2, #KEYS do
     add(KEYS[i], 'held', amount)
     redis.call('HSET', base .. ':hold:' .. id, KEYS[i], ARGV[2])
+    redis.call('SADD', base .. ':counters', KEYS[i])
     local last = n(ARGV[4 + 2 * (i - 1)])
     if last == 0 then last = now + 604800000 end
     redis.call('PEXPIREAT', KEYS[i], string.format('%.0f', last))
@@ -250,8 +253,8 @@ type Grant struct {
 // ledger knows the process.
 const RunMark = "~"
 
-// Told is what a process, or one of its runs (<process>~<run>), has spent of a counter in a minute by its telemetry's clock, in all. It only ever grows, so
-// telling it twice, or late, counts it once.
+// Told is what a process, or one of its runs (<process>~<run>), has spent of a counter in a minute by its telemetry's
+// clock, in all. It only ever grows, so telling it twice, or late, counts it once.
 type Told struct {
 	Counter budget.Counter
 	Process string // whose spool sends the telemetry of it to the ledger

@@ -165,7 +165,7 @@ func (t *Treasury) lease(ctx context.Context, a *account, w *want, need budget.M
 		if block == 0 {
 			return false, nil
 		}
-		l := &lease{Lease: budget.Lease{ID: fmt.Sprintf("lease/%s/%d", t.run, t.leases.Add(1)), Left: block}, counter: w.Counter, ceiling: w.Ceiling, taken: block, used: time.Now()}
+		l := &lease{Lease: budget.Lease{ID: fmt.Sprintf(leasePrefix+"%s/%d", t.run, t.leases.Add(1)), Left: block}, counter: w.Counter, ceiling: w.Ceiling, taken: block, used: time.Now()}
 		l.Expires = time.Now().Add(t.o.TTL)
 		plain := w.part
 		plain.Lease = ""

@@ -1,0 +1,209 @@
+package clickhouse
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+
+	ch "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/flyball-dev/flyball/internal/budget"
+)
+
+var budgetsTable = table{"budgets", []column{
+	{"tenant_id", symbol},
+	{"id", "String"},
+	{"revision", "UInt32"},
+	{"per", symbol},
+	{"only", "String"},
+	{"period", symbol},
+	{"time_zone", symbol},
+	{"starts_on", "UInt8"},
+	{"ceiling_micro_usd", "Int64"},
+	{"removed", "Bool"},
+	{"set_at", instant},
+	{"by", "String"},
+	{"reason", "String"},
+	{"nonce", "String"},
+}}
+
+// ErrBudgetChanged says that somebody has changed the budget meanwhile.
+var ErrBudgetChanged = errors.New("the budget was changed meanwhile: look at it again")
+
+// SetBudget stores a version of a budget. Its revision is one more than that of the version that it is made from, 1 for a
+// new budget; ErrBudgetChanged says that there is one of that revision already.
+func (s *Store) SetBudget(ctx context.Context, v budget.Version) error {
+	if err := v.Validate(); err != nil {
+		return fmt.Errorf("storing the budget %q of %q: %w", v.ID, v.Tenant, err)
+	}
+	nonce := rand.Text()
+	known, err := s.budgetNonce(ctx, v)
+	if err == nil && known == "" {
+		err = s.insert(ctx, budgetsTable, "", 1, func(int) []any {
+			return []any{
+				v.Tenant, v.ID, uint32(v.Revision), string(v.Per), v.Only, string(v.Period), v.TimeZone, uint8(v.StartsOn), int64(v.Ceiling),
+				v.Removed, millis(v.SetAt), v.By, v.Reason, nonce,
+			}
+		})
+		if err == nil {
+			known, err = s.budgetNonce(ctx, v)
+		}
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("storing the budget %q of %q: %w", v.ID, v.Tenant, err)
+	case known != nonce:
+		return ErrBudgetChanged
+	}
+	return nil
+}
+
+// budgetNonce is that of the version of a revision that counts; empty: there is none.
+func (s *Store) budgetNonce(ctx context.Context, v budget.Version) (string, error) {
+	found, err := collect(ctx, s, `SELECT nonce FROM budgets
+WHERE tenant_id = {tenant:String} AND id = {id:String} AND revision >= {revision:UInt32}
+ORDER BY revision DESC, stored_at, nonce LIMIT 1`,
+		[]any{ch.Named("tenant", v.Tenant), ch.Named("id", v.ID), ch.Named("revision", uint32(v.Revision))},
+		func(rows driver.Rows, nonce *string) error { return rows.Scan(nonce) })
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	return found[0], nil
+}
+
+// Budgets returns the version of every budget that is in force, removed ones left out, by tenant and id.
+func (s *Store) Budgets(ctx context.Context) ([]budget.Version, error) {
+	all, err := s.budgets(ctx, "", nil, "LIMIT 1 BY tenant_id, id")
+	if err != nil {
+		return nil, err
+	}
+	kept := all[:0]
+	for _, v := range all {
+		if !v.Removed {
+			kept = append(kept, v)
+		}
+	}
+	return kept, nil
+}
+
+// BudgetHistory returns all versions of a budget, the newest first.
+func (s *Store) BudgetHistory(ctx context.Context, tenant, id string) ([]budget.Version, error) {
+	return s.budgets(ctx, "WHERE tenant_id = {tenant:String} AND id = {id:String}", []any{ch.Named("tenant", tenant), ch.Named("id", id)}, "")
+}
+
+func (s *Store) budgets(ctx context.Context, where string, args []any, limit string) ([]budget.Version, error) {
+	list, err := collect(ctx, s, "SELECT tenant_id, id, revision, per, only, period, time_zone, starts_on, ceiling_micro_usd, removed, set_at, `by`, reason\n"+
+		"FROM (SELECT * FROM budgets "+where+" ORDER BY tenant_id, id, revision, stored_at, nonce LIMIT 1 BY tenant_id, id, revision)\n"+
+		"ORDER BY tenant_id, id, revision DESC "+limit, args,
+		func(rows driver.Rows, v *budget.Version) error {
+			var revision uint32
+			var startsOn uint8
+			err := rows.Scan(&v.Tenant, &v.ID, &revision, (*string)(&v.Per), &v.Only, (*string)(&v.Period), &v.TimeZone, &startsOn,
+				(*int64)(&v.Ceiling), &v.Removed, &v.SetAt, &v.By, &v.Reason)
+			v.Revision, v.StartsOn, v.SetAt = int(revision), int(startsOn), v.SetAt.UTC()
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("reading the budgets: %w", err)
+	}
+	return list, nil
+}
+
+// SpendQuery asks what a tenant's calls have cost that ended in [From, To), whole minutes.
+type SpendQuery struct {
+	Tenant   string
+	Per      budget.Per
+	Of       []string // the keys, sessions or models; of a whole tenant the one ""
+	From, To time.Time
+}
+
+// VirtualKeyTag is the tag of a span that names the virtual key with which the call was made.
+const VirtualKeyTag = "virtual_key"
+
+// Spend is what they have cost, rounded up to µ$ once; what has cost nothing is left out.
+func (s *Store) Spend(ctx context.Context, q SpendQuery) (map[string]budget.Micro, error) {
+	sql, args := q.sql()
+	type row struct {
+		of   string
+		cost big.Int
+	}
+	rows, err := collect(ctx, s, sql, args, func(rows driver.Rows, r *row) error { return rows.Scan(&r.of, &r.cost) })
+	if err != nil {
+		return nil, fmt.Errorf("summing what the budgets of %q have spent: %w", q.Tenant, err)
+	}
+	spend := make(map[string]budget.Micro, len(rows))
+	for _, r := range rows {
+		if !r.cost.IsInt64() { // nine million dollars
+			return nil, fmt.Errorf("summing what the budgets of %q have spent: %s pico-dollars are too much to count", q.Tenant, r.cost.String())
+		}
+		if amount := budget.Ceil(r.cost.Int64()); amount > 0 {
+			spend[r.of] += amount
+		}
+	}
+	return spend, nil
+}
+
+// sql reads whole hours from their rollup and the minutes before and after from theirs, where these have the dimension;
+// sessions and keys are in the calls alone.
+func (q SpendQuery) sql() (string, []any) {
+	instant := func(name string, t time.Time) any { return ch.Named(name, millis(t)) }
+	args := []any{ch.Named("tenant", q.Tenant), ch.Named("of", q.Of)}
+	if q.Per == budget.PerSession || q.Per == budget.PerKey {
+		column := map[budget.Per]string{budget.PerSession: "session_id", budget.PerKey: "tags['" + VirtualKeyTag + "']"}[q.Per]
+		return fmt.Sprintf(`SELECT %[1]s AS of, sum(toInt128(cost_pico_usd)) FROM spans
+WHERE tenant_id = {tenant:String} AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND %[1]s IN {of:Array(String)}
+GROUP BY of`, column), append(args, instant("from", q.From), instant("to", q.To))
+	}
+	of, where := "''", ""
+	if q.Per == budget.PerModel {
+		of, where = "requested_model", " AND requested_model IN {of:Array(String)}"
+	}
+	first := q.From.Add(time.Hour - 1).Truncate(time.Hour)
+	last := q.To.Truncate(time.Hour)
+	if first.After(last) { // within an hour
+		first, last = q.To, q.To
+	}
+	part := func(table, column, from, to string) string {
+		return fmt.Sprintf("SELECT %s AS of, cost_pico_usd AS cost FROM %s WHERE tenant_id = {tenant:String}%s AND %s >= {%s:DateTime64(3, 'UTC')} AND %[4]s < {%[6]s:DateTime64(3, 'UTC')}",
+			of, table, where, column, from, to)
+	}
+	sql := "SELECT of, sum(cost) FROM (\n" + strings.Join([]string{
+		part("kpi_1m", "minute", "from", "first"), part("kpi_1h", "hour", "first", "last"), part("kpi_1m", "minute", "last", "to"),
+	}, "\nUNION ALL ") + "\n) GROUP BY of"
+	return sql, append(args, instant("from", q.From), instant("first", first), instant("last", last), instant("to", q.To))
+}
+
+// Spools returns up to when each spool that was heard in the last days has delivered what it had accepted.
+func (s *Store) Spools(ctx context.Context) (map[string]time.Time, error) {
+	type mark struct {
+		spool string
+		at    time.Time
+	}
+	marks, err := collect(ctx, s, "SELECT spool, max(`at`) FROM ingest_watermarks GROUP BY spool", nil,
+		func(rows driver.Rows, m *mark) error { return rows.Scan(&m.spool, &m.at) })
+	if err != nil {
+		return nil, fmt.Errorf("reading the watermarks of the spools: %w", err)
+	}
+	all := make(map[string]time.Time, len(marks))
+	for _, m := range marks {
+		all[m.spool] = m.at.UTC()
+	}
+	return all, nil
+}
+
+// TracesBefore returns which of the tenant's traces have a call in the store that ended in [from, to).
+func (s *Store) TracesBefore(ctx context.Context, tenant string, traces []string, from, to time.Time) ([]string, error) {
+	found, err := collect(ctx, s, `SELECT DISTINCT trace_id FROM spans
+WHERE tenant_id = {tenant:String} AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND trace_id IN {traces:Array(String)}`,
+		[]any{ch.Named("tenant", tenant), ch.Named("traces", traces), ch.Named("from", millis(from)), ch.Named("to", millis(to))},
+		func(rows driver.Rows, trace *string) error { return rows.Scan(trace) })
+	if err != nil {
+		return nil, fmt.Errorf("looking for the traces of lapsed holds: %w", err)
+	}
+	return found, nil
+}

@@ -1,0 +1,235 @@
+package treasury
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/redis"
+)
+
+// Ledger is what calls have cost, as their telemetry says: ClickHouse.
+type Ledger interface {
+	Spend(ctx context.Context, q clickhouse.SpendQuery) (map[string]budget.Micro, error)
+	Spools(ctx context.Context) (map[string]time.Time, error)
+	TracesBefore(ctx context.Context, tenant string, traces []string, from, to time.Time) ([]string, error)
+}
+
+// Reconciler sets Redis's counters by the ledger, and opens the budgets of a Redis that is new. Any number may run.
+type Reconciler struct {
+	Budgets func() []budget.Version
+	Redis   *redis.Client
+	Ledger  Ledger
+	Logger  *slog.Logger
+	Now     func() time.Time
+	Grace   time.Duration // in which gateways make known what they hold, before a new Redis's budgets open; 30 s
+
+	mu        sync.Mutex
+	overshoot map[string]budget.Micro // by tenant and counter
+}
+
+const (
+	reconcileEvery = 5 * time.Second
+	// spoolAlive is how long ago a spool was heard for the ledger to wait for it.
+	spoolAlive = 2 * time.Minute
+	// sessionsBack is how far back a session's calls are looked for: its counter goes a week after its last call.
+	sessionsBack = 8 * 24 * time.Hour
+)
+
+// Run reconciles every few seconds until ctx ends, which is not an error.
+func (r *Reconciler) Run(ctx context.Context) error {
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	away := false
+	for {
+		err := r.Reconcile(ctx)
+		if err != nil && !away && ctx.Err() == nil {
+			r.Logger.WarnContext(ctx, "Budgets were not reconciled with the ledger; what was counted since holds", "error", err)
+		}
+		away = err != nil
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Reconcile does it once, for every tenant that has budgets.
+func (r *Reconciler) Reconcile(ctx context.Context) error {
+	byTenant := map[string][]budget.Budget{}
+	for _, v := range r.Budgets() {
+		byTenant[v.Tenant] = append(byTenant[v.Tenant], v.Budget)
+	}
+	if len(byTenant) == 0 {
+		return nil
+	}
+	counters, err := r.Redis.Budgets(ctx)
+	if err != nil {
+		return err
+	}
+	spools, err := r.Ledger.Spools(ctx)
+	if err != nil {
+		return err
+	}
+	now := r.Now().UTC()
+	cut := cutOff(spools, now)
+	var errs []error
+	for tenant, budgets := range byTenant {
+		if err := r.tenant(ctx, counters, tenant, budgets, spools, cut, now); err != nil && !errors.Is(err, redis.ErrBudgetsClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cutOff is the whole minute up to which every spool that is heard has delivered. What ended later the ledger may have
+// in part, and is left to what gateways tell.
+func cutOff(spools map[string]time.Time, now time.Time) time.Time {
+	cut := now
+	for _, at := range spools {
+		if now.Sub(at) < spoolAlive && at.Before(cut) {
+			cut = at
+		}
+	}
+	return cut.Truncate(time.Minute)
+}
+
+func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant string, budgets []budget.Budget, spools map[string]time.Time, cut, now time.Time) error {
+	grace := r.Grace
+	if grace == 0 {
+		grace = 30 * time.Second
+	}
+	live, err := counters.Live(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	upTo := map[string]time.Time{}
+	for spool, at := range spools {
+		if at.After(cut) {
+			at = cut
+		}
+		upTo[spool] = at.Truncate(time.Minute).Add(-time.Minute)
+	}
+	for _, b := range budgets {
+		if err := r.budget(ctx, counters, b, live, upTo, cut, now); err != nil {
+			return err
+		}
+	}
+	_, err = counters.Reopen(ctx, tenant, grace) // the counters are set by now
+	return err
+}
+
+// budget sets all counters of one budget that Redis has, and that of now.
+func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budget.Budget, live []redis.Live, upTo map[string]time.Time, cut, now time.Time) error {
+	windows := map[budget.Window][]budget.Counter{}
+	presumed := map[budget.Counter][]string{}
+	for _, l := range live {
+		if c, ok := l.CounterOf(b); ok {
+			windows[c.Window] = append(windows[c.Window], c)
+			presumed[c] = l.Presumed
+		}
+	}
+	if c, ok := b.Counter(budget.Call{Tenant: b.Tenant}, now); ok && !slices.Contains(windows[c.Window], c) {
+		windows[c.Window] = append(windows[c.Window], c)
+	}
+	for window, list := range windows {
+		from, to := window.From, window.To
+		if from.IsZero() {
+			from, to = now.Add(-sessionsBack).Truncate(time.Minute), cut
+		}
+		if to.After(cut) {
+			to = cut
+		}
+		q := clickhouse.SpendQuery{Tenant: b.Tenant, Per: b.Per, From: from, To: to}
+		for _, c := range list {
+			q.Of = append(q.Of, c.Of)
+		}
+		at, spend := r.Now(), map[string]budget.Micro{}
+		if from.Before(to) {
+			var err error
+			if spend, err = r.Ledger.Spend(ctx, q); err != nil {
+				return err
+			}
+		}
+		for _, c := range list {
+			settled, err := r.settled(ctx, b.Tenant, presumed[c], to)
+			if err != nil {
+				return err
+			}
+			r.note(b, c, spend[c.Of])
+			if err := counters.Reconcile(ctx, b.Tenant, redis.Ledger{At: at, Counter: c, Spent: spend[c.Of], UpTo: upTo, Settled: settled}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// settled are the lapsed holds whose call the ledger has: they begin with its trace.
+func (r *Reconciler) settled(ctx context.Context, tenant string, holds []string, to time.Time) ([]string, error) {
+	if len(holds) == 0 {
+		return nil, nil
+	}
+	var traces []string
+	for _, id := range holds {
+		if trace, _, ok := strings.Cut(id, "/"); ok && !strings.HasPrefix(id, leasePrefix) {
+			traces = append(traces, trace)
+		}
+	}
+	if len(traces) == 0 {
+		return nil, nil
+	}
+	found, err := r.Ledger.TracesBefore(ctx, tenant, traces, to.Add(-sessionsBack), to)
+	if err != nil {
+		return nil, err
+	}
+	var settled []string
+	for _, id := range holds {
+		if trace, _, _ := strings.Cut(id, "/"); slices.Contains(found, trace) && !strings.HasPrefix(id, leasePrefix) {
+			settled = append(settled, id)
+		}
+	}
+	return settled, nil
+}
+
+// leasePrefix begins the id of every lease: they are of no trace.
+const leasePrefix = "lease/"
+
+// note keeps by how much a ceiling was overrun, and says so when it grows: budgets are there so that it never does.
+func (r *Reconciler) note(b budget.Budget, c budget.Counter, spent budget.Micro) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name := fmt.Sprintf("%s/%s/%s/%d", b.Tenant, c.Budget, c.Of, c.Window.From.Unix())
+	over := spent - b.Ceiling
+	if over <= 0 {
+		delete(r.overshoot, name)
+		return
+	}
+	if r.overshoot == nil {
+		r.overshoot = map[string]budget.Micro{}
+	}
+	if over > r.overshoot[name] {
+		r.Logger.Error("A budget was overrun: calls that no gateway holds to it, a ceiling that was lowered, or what a gateway was allowed while Redis was away",
+			"tenant", b.Tenant, "budget", b.ID, "of", c.Of, "ceiling_usd", b.Ceiling.USD(), "spent_usd", spent.USD(), "over_usd", over.USD())
+	}
+	r.overshoot[name] = over
+}
+
+// Overshoot is by how much each counter's ceiling was overrun, as of the last look: actual spend less the ceiling.
+func (r *Reconciler) Overshoot() map[string]budget.Micro {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make(map[string]budget.Micro, len(r.overshoot))
+	for name, over := range r.overshoot {
+		all[name] = over
+	}
+	return all
+}
