@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/complexity"
+	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/routing"
@@ -44,9 +46,13 @@ func (s *system) openGateway() (*gateway.Gateway, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	home := filepath.Join(filepath.Clean(s.config.Spool), "treasury")
+	if s.budgets, err = treasury.NewRegistry(s.store, filepath.Join(home, "budgets.json"), s.log); err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
 	s.treasury, err = treasury.Open(treasury.Options{
-		Dir: filepath.Join(filepath.Clean(s.config.Spool), "treasury"), Process: s.ingest.Spool(), Redis: s.redis,
-		Budgets: s.budgets, Away: s.budgetsAway, Logger: s.log, Now: time.Now,
+		Dir: filepath.Join(home, "journal"), Process: s.ingest.Spool(), Redis: s.redis,
+		Budgets: s.budgets.Budgets, Away: s.budgetsAway, Logger: s.log, Now: time.Now,
 	})
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
@@ -57,10 +63,10 @@ func (s *system) openGateway() (*gateway.Gateway, error) {
 	gate := s.gateway()
 	s.proxy = gateway.NewProxy(gate, gateway.ProxyOptions{
 		Upstreams: upstreams, Gate: s.config.Gateway, Door: s.door, Accept: s.ingest.Accept,
-		Treasury: s.treasury, Budgets: s.budgets,
+		Treasury: s.treasury, Budgets: s.budgets.Budgets,
 	})
 	s.external = gateway.NewExternal(gate, gateway.ExternalOptions{
-		Door: s.door, Treasury: s.treasury, Budgets: s.budgets, Accept: s.ingest.Accept, OutputCap: s.config.Gateway.OutputCap,
+		Door: s.door, Treasury: s.treasury, Budgets: s.budgets.Budgets, Accept: s.ingest.Accept, OutputCap: s.config.Gateway.OutputCap,
 	})
 	return gate, nil
 }
@@ -74,13 +80,44 @@ func (s *system) runProxy(ctx context.Context, group *errgroup.Group) {
 		return s.proxy.Run(ctx, s.treasury.Recovered())
 	})
 	group.Go(func() error { return s.treasury.Run(late) })
+	group.Go(func() error { return s.budgets.Run(ctx) })
 }
 
-// budgets are a tenant's, from memory.
-func (s *system) budgets(string) (budgets []budget.Budget, known bool) { return nil, true }
-
 // budgetsAway is what holds while a tenant's budgets cannot be asked.
-func (s *system) budgetsAway(string) treasury.Away { return treasury.Away{} }
+func (s *system) budgetsAway(tenant string) treasury.Away {
+	tradeoff := s.policies.Set().Tradeoff()
+	closed := tradeoff.Away.Closed
+	if tradeoff.Tenant(tenant).Risk == routing.Regulated {
+		closed = tradeoff.Away.RegulatedClosed
+	}
+	return treasury.Away{Closed: closed, Allowance: budget.Ceil(int64(tradeoff.Away.Allowance))}
+}
+
+// reconcile sets the counters of budgets by the ledger until ctx ends.
+func (s *system) reconcile(ctx context.Context) error {
+	r := &treasury.Reconciler{Budgets: s.store.Budgets, Redis: s.redis, Ledger: s.store, Logger: s.log, Now: time.Now}
+	if s.config.Profile == config.Demo {
+		r.Grace = time.Second // nobody else has promised anything
+	}
+	return r.Run(ctx)
+}
+
+// budgetRoutes serves budgets to who sets them, to a tenant's tokens, and to virtual keys.
+func (s *system) budgetRoutes(mux *http.ServeMux) {
+	admin := &treasury.Admin{Store: s.store, Registry: s.budgets, Redis: s.redis, Now: time.Now}
+	serve := known(s.door, ingest.ScopeBudgets, func(w http.ResponseWriter, r *http.Request, caller *ingest.Caller) {
+		admin.Handler(treasury.Asker{Tenant: caller.Tenant, Key: caller.Name}).ServeHTTP(w, r)
+	})
+	mux.Handle("/v1/budgets", serve)
+	mux.Handle("/v1/budgets/", serve)
+	mux.Handle("GET /v1/budgets/self", known(s.door, ingest.ScopeCalls, func(w http.ResponseWriter, r *http.Request, caller *ingest.Caller) {
+		who := treasury.Asker{Tenant: caller.Tenant, Key: caller.Name}
+		if who.Tenant == "" { // without keys, a program on this machine
+			who.Tenant = cmp.Or(r.Header.Get("X-LLM-Tenant"), gateway.DefaultTenant)
+		}
+		admin.Self(who).ServeHTTP(w, r)
+	}))
+}
 
 // serveFront serves what clients, senders of telemetry and evaluators are given, with TLS where that is configured, over
 // HTTP/1.1 and HTTP/2. Calls under way when ctx ends have longer to finish than what else is served.

@@ -144,6 +144,9 @@ func (s *system) serve(ctx context.Context, roles []config.Role) (err error) {
 	if s.shadow != nil && serves(config.Worker) {
 		group.Go(func() error { s.shadow.Watch(ctx, s.config.Shadow); return nil })
 	}
+	if serves(config.Worker) {
+		group.Go(func() error { return s.reconcile(ctx) })
+	}
 	if front != nil {
 		s.log.Info("Serving", "roles", roles, "address", front.Addr().String())
 		group.Go(func() error { return s.runFront(ctx, front, roles, nil) })

@@ -49,6 +49,7 @@ type system struct {
 	treasury *treasury.Treasury
 	proxy    *gateway.Proxy
 	external *gateway.External
+	budgets  *treasury.Registry
 	scores   *complexity.Scores // of tasks, where ingest is
 	judges   *standing.Registry
 	people   latePeople // whose word comes from channels
@@ -233,6 +234,9 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 			mux.Handle(path, external)
 		}
 		mux.Handle("/v1/sampling", admitted(s.door, ingest.ScopeQuality, ofItsTenant, gate.Handler()))
+	}
+	if s.budgets != nil {
+		s.budgetRoutes(mux)
 	}
 	if s.proxy != nil { // which has its own way in, since it refuses as the providers do
 		for pattern, handler := range s.proxy.Routes() {

@@ -63,7 +63,7 @@ func newTokenCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&s.Name, "name", "", "what logs and answers call it")
 	cmd.Flags().StringVar(&s.Tenant, "tenant", "", "the tenant whose telemetry it may send (default: trusted for all tenants)")
-	cmd.Flags().StringSliceVar(&s.Scopes, "scope", nil, "what it is for: spans, quality, outcomes, deployments, decide, calls (default: all telemetry, and decide without a tenant)")
+	cmd.Flags().StringSliceVar(&s.Scopes, "scope", nil, "what it is for: spans, quality, outcomes, deployments, decide, budgets, calls (default: all telemetry, and decide without a tenant)")
 	cmd.Flags().IntVar(&days, "days", 0, "how long it is valid (default: for ever)")
 	return cmd
 }

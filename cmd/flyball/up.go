@@ -191,6 +191,9 @@ func runUp(ctx context.Context, o upOptions, c config.Config, stack *devstack.St
 	if s.shadow != nil {
 		group.Go(func() error { s.shadow.Watch(ctx, c.Shadow); return nil })
 	}
+	if !o.noWorker {
+		group.Go(func() error { return s.reconcile(ctx) })
+	}
 	group.Go(func() error { return s.runFront(ctx, front, config.Roles(), extra) })
 	group.Go(func() error { return s.ingest.ServeOTLP(ctx, otlp) })
 	group.Go(func() error { return s.runConsole(ctx, page, work, status) })

@@ -13,6 +13,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 var budgetsTable = table{"budgets", []column{
@@ -122,9 +123,6 @@ type SpendQuery struct {
 	From, To time.Time
 }
 
-// VirtualKeyTag is the tag of a span that names the virtual key with which the call was made.
-const VirtualKeyTag = "virtual_key"
-
 // Spend is what they have cost, rounded up to µ$ once; what has cost nothing is left out.
 func (s *Store) Spend(ctx context.Context, q SpendQuery) (map[string]budget.Micro, error) {
 	sql, args := q.sql()
@@ -154,7 +152,7 @@ func (q SpendQuery) sql() (string, []any) {
 	instant := func(name string, t time.Time) any { return ch.Named(name, millis(t)) }
 	args := []any{ch.Named("tenant", q.Tenant), ch.Named("of", q.Of)}
 	if q.Per == budget.PerSession || q.Per == budget.PerKey {
-		column := map[budget.Per]string{budget.PerSession: "session_id", budget.PerKey: "tags['" + VirtualKeyTag + "']"}[q.Per]
+		column := map[budget.Per]string{budget.PerSession: "session_id", budget.PerKey: "tags['" + usage.TagVirtualKey + "']"}[q.Per]
 		return fmt.Sprintf(`SELECT %[1]s AS of, sum(toInt128(cost_pico_usd)) FROM spans
 WHERE tenant_id = {tenant:String} AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND %[1]s IN {of:Array(String)}
 GROUP BY of`, column), append(args, instant("from", q.From), instant("to", q.To))

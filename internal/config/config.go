@@ -126,7 +126,7 @@ type Token struct {
 	Hash              string    `yaml:"hash"`       // the hex SHA-256 of the secret
 	NextHash          string    `yaml:"next_hash"`  // of a second secret, while it replaces the first
 	Tenant            string    `yaml:"tenant"`     // empty: trusted for all tenants
-	Scopes            []string  `yaml:"scopes"`     // spans, quality, outcomes, deployments, decide, calls; left out: all telemetry, and decide where it is trusted for all
+	Scopes            []string  `yaml:"scopes"`     // spans, quality, outcomes, deployments, decide, budgets, calls; left out: all telemetry, and decide where it is trusted for all
 	NotBefore         time.Time `yaml:"not_before"` // RFC 3339
 	Expires           time.Time `yaml:"expires"`
 	RequestsPerSecond float64   `yaml:"requests_per_second"`

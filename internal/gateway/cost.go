@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"maps"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/budget"
@@ -97,8 +98,23 @@ func (c *call) record(now time.Time) usage.Span {
 		TraceID: c.trace, SpanID: c.span, Timestamp: now.UTC(), TenantID: c.tenant, SessionID: c.session,
 		Provider: c.chain[0].Provider, RequestedModel: c.ask.Model, Model: c.answer.Model,
 		PromptTemplate: c.template, Task: c.task, ServiceTier: usage.ServiceTier(c.ask.ServiceTier),
-		Route: c.answer.Route, DecisionID: c.answer.DecisionID, Arm: c.answer.Arm, Tags: c.tags,
+		Route: c.answer.Route, DecisionID: c.answer.DecisionID, Arm: c.answer.Arm, Tags: keyed(c.tags, c.key),
 	}
+}
+
+// keyed are a span's tags with the virtual key of its call, by which budgets per key are reckoned. Nobody else says it.
+func keyed(tags map[string]string, key string) map[string]string {
+	if _, said := tags[usage.TagVirtualKey]; key == "" && !said {
+		return tags
+	}
+	tags = maps.Clone(tags)
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	if delete(tags, usage.TagVirtualKey); key != "" {
+		tags[usage.TagVirtualKey] = key
+	}
+	return tags
 }
 
 // worst is the record of the call if this process dies before it has ended.

@@ -224,7 +224,7 @@ func (x *External) worst(q *question, a *routing.Answer, most usage.Tokens, now 
 		TraceID: q.TraceID, SpanID: q.SpanID, Timestamp: now, TenantID: q.TenantID, SessionID: q.SessionID,
 		Provider: usage.Provider(q.Provider), RequestedModel: q.RequestedModel, Model: a.Model,
 		PromptTemplate: q.PromptTemplate, Task: q.Task, ServiceTier: usage.ServiceTier(q.ServiceTier),
-		Tokens: most, Route: a.Route, DecisionID: a.DecisionID, Arm: a.Arm, Tags: q.Tags, PriceVersion: x.gate.o.Prices.Version(),
+		Tokens: most, Route: a.Route, DecisionID: a.DecisionID, Arm: a.Arm, Tags: keyed(q.Tags, q.Key), PriceVersion: x.gate.o.Prices.Version(),
 	}
 	if span.SpanID == "" {
 		span.SpanID = newSpanID()

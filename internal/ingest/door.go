@@ -34,11 +34,12 @@ const (
 	ScopeOutcomes    Scope = "outcomes"
 	ScopeDeployments Scope = "deployments"
 	ScopeDecide      Scope = "decide" // asking the gateway; concerns every tenant
+	ScopeBudgets     Scope = "budgets" // reading budgets, and with no tenant setting them; never given unasked
 	ScopeCalls       Scope = "calls"  // calling models through the gateway, on one tenant's account; never given unasked
 )
 
 // Scopes are all scopes, the ones for telemetry first.
-var Scopes = [...]Scope{ScopeSpans, ScopeQuality, ScopeOutcomes, ScopeDeployments, ScopeDecide, ScopeCalls}
+var Scopes = [...]Scope{ScopeSpans, ScopeQuality, ScopeOutcomes, ScopeDeployments, ScopeDecide, ScopeBudgets, ScopeCalls}
 
 // Token lets a sender in. Limits of zero are none.
 type Token struct {

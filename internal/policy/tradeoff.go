@@ -21,7 +21,7 @@ func tradeoff(src *source) routing.Tradeoff {
 	if root == nil {
 		return t
 	}
-	top := src.fields(root, "the tradeoff", "tiers!", "on_exhausted!", "default!", "tenants", "fallback")
+	top := src.fields(root, "the tradeoff", "tiers!", "on_exhausted!", "default!", "tenants", "fallback", "session", "budgets")
 	if n := top["tiers"]; n != nil {
 		t.Tiers = src.tiers(n)
 	}
@@ -37,8 +37,29 @@ func tradeoff(src *source) routing.Tradeoff {
 	if n := top["fallback"]; n != nil {
 		t.Fallback = src.fallback(n).Named(t.Tiers)
 	}
+	if n := top["session"]; n != nil {
+		f := src.fields(n, "the session", "downgrade_at", "stop_at")
+		t.Session = routing.Session{DowngradeAt: src.decimal(f["downgrade_at"], "downgrade_at", 1), StopAt: src.decimal(f["stop_at"], "stop_at", 1)}
+	}
+	if n := top["budgets"]; n != nil {
+		t.Away = src.away(n)
+	}
 	src.reachableFloors(top, t)
 	return t
+}
+
+// away reads what holds while budgets cannot be asked.
+func (s *source) away(n *yaml.Node) routing.Away {
+	f := s.fields(n, "the budgets", "away!", "allowance_usd", "regulated")
+	away := routing.Away{Closed: s.oneOf(f["away"], "away", "open", "closed") == "closed", Allowance: s.money(f["allowance_usd"], "allowance_usd")}
+	away.RegulatedClosed = away.Closed
+	if r := f["regulated"]; r != nil {
+		away.RegulatedClosed = s.oneOf(r, "regulated", "open", "closed") == "closed"
+	}
+	if f["away"] != nil && !away.Closed && away.Allowance == 0 {
+		s.report(n.Line, n.Column, `write allowance_usd: "5.00", or away: closed`, "without an allowance nothing is open")
+	}
+	return away
 }
 
 func (s *source) tiers(list *yaml.Node) []routing.Tier {

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 // Tier is a model with what it costs and what quality it can be relied on for.
@@ -53,6 +55,13 @@ const (
 	StopCalls OnExhausted = "stop"
 )
 
+// Away is what holds while budgets cannot be asked: Redis is away, or its counters are being rebuilt.
+type Away struct {
+	Closed          bool          `json:"closed"`             // no call of a tenant with budgets is made
+	Allowance       usage.PicoUSD `json:"allowance_pico_usd"` // that each gateway may promise a tenant until they can be asked again
+	RegulatedClosed bool          `json:"regulated_closed"`   // as Closed, for regulated tenants
+}
+
 // Tradeoff is the table between cost and quality: the tiers, and what each tenant demands of them.
 type Tradeoff struct {
 	Tiers       []Tier      `json:"tiers"`
@@ -61,6 +70,8 @@ type Tradeoff struct {
 	OnExhausted OnExhausted `json:"on_exhausted"`
 	Session     Session     `json:"session"`
 	Fallback    Fallbacks   `json:"fallback"`
+	Away        Away        `json:"budgets"` // what holds for a tenant's calls while its budgets cannot be asked
+
 }
 
 // Tenant returns what is demanded for the tenant.

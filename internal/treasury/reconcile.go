@@ -24,7 +24,7 @@ type Ledger interface {
 
 // Reconciler sets Redis's counters by the ledger, and opens the budgets of a Redis that is new. Any number may run.
 type Reconciler struct {
-	Budgets func() []budget.Version
+	Budgets func(ctx context.Context) ([]budget.Version, error)
 	Redis   *redis.Client
 	Ledger  Ledger
 	Logger  *slog.Logger
@@ -64,8 +64,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 
 // Reconcile does it once, for every tenant that has budgets.
 func (r *Reconciler) Reconcile(ctx context.Context) error {
+	versions, err := r.Budgets(ctx)
+	if err != nil {
+		return err
+	}
 	byTenant := map[string][]budget.Budget{}
-	for _, v := range r.Budgets() {
+	for _, v := range versions {
 		byTenant[v.Tenant] = append(byTenant[v.Tenant], v.Budget)
 	}
 	if len(byTenant) == 0 {

@@ -33,8 +33,7 @@ type Registry struct {
 	file  string
 	log   *slog.Logger
 	known atomic.Pointer[map[string][]budget.Budget] // by tenant; nil: never read
-	all   atomic.Pointer[[]budget.Version]
-	last  []byte // as the file has them; of Run
+	last  []byte                                     // as the file has them; of Run
 }
 
 // NewRegistry returns one that knows what the file has; none is no error. Without a file nothing is kept.
@@ -64,7 +63,6 @@ func (r *Registry) set(list []budget.Version) {
 	for _, v := range list {
 		byTenant[v.Tenant] = append(byTenant[v.Tenant], v.Budget)
 	}
-	r.all.Store(&list)
 	r.known.Store(&byTenant)
 }
 
@@ -75,14 +73,6 @@ func (r *Registry) Budgets(tenant string) (budgets []budget.Budget, known bool) 
 		return nil, false
 	}
 	return (*byTenant)[tenant], true
-}
-
-// All are all that are known, by tenant and id.
-func (r *Registry) All() []budget.Version {
-	if all := r.all.Load(); all != nil {
-		return *all
-	}
-	return nil
 }
 
 // Refresh reads them.

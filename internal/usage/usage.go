@@ -121,6 +121,9 @@ func (t Tokens) Validate() error {
 	return nil
 }
 
+// TagVirtualKey is the tag that names the virtual key with which a call was made through the gateway.
+const TagVirtualKey = "virtual_key"
+
 // PicoUSD is an amount of money in pico-dollars (1e-12 US dollar). Sums of many spans are kept
 // wider (Int128 in ClickHouse); see pricing for exact arithmetic and formatting.
 type PicoUSD int64
