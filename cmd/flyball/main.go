@@ -84,7 +84,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(slackCommand())
 	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand())
 	root.AddCommand(peopleCommands(connect)...)
-	root.AddCommand(fallbackCommand(connect))
+	root.AddCommand(fallbackCommand(connect), budgetCommand())
 	root.AddCommand(decisionCommand(connect), reportsCommand())
 	return root
 }
