@@ -213,7 +213,7 @@ func (r *reader) foreign(name []byte, key str) {
 func (r *reader) read(f field, key str) {
 	req := r.r
 	r.peek()
-	start := r.at
+	start, exponents := r.at, r.exponents
 	switch f {
 	case modelField:
 		req.Model = r.words(maxModel, true)
@@ -251,10 +251,10 @@ func (r *reader) read(f field, key str) {
 		r.content()
 	case toolsField:
 		r.tools()
-		r.described(span{start, r.at})
+		r.described(span{start, r.at}, exponents)
 	case functionsField, schemaField:
 		r.value()
-		r.described(span{start, r.at})
+		r.described(span{start, r.at}, exponents)
 	case thinkingField:
 		r.thinking()
 	case predictionField:
