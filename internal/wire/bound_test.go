@@ -48,7 +48,9 @@ func list(t *rapid.T, name string, most int, item func() string) string {
 
 // schema draws a tool's parameters, numbers that grow when they are written out among them.
 func schema(t *rapid.T) string {
-	number := func() string { return rapid.SampledFrom([]string{"1", "-0.5", "1e20", "1E+2", "9e-7"}).Draw(t, "number") }
+	number := func() string {
+		return rapid.SampledFrom([]string{"1", "-0.5", "1e20", "1E+2", "9e-7"}).Draw(t, "number")
+	}
 	return fmt.Sprintf(`{"type":"object","description":%s,"properties":{%s:{"type":"string","enum":%s},"n":{"enum":%s}}}`,
 		said(t), said(t), list(t, "values", 4, func() string { return said(t) }), list(t, "numbers", 20, number))
 }
