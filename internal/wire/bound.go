@@ -4,12 +4,16 @@ import "strings"
 
 // What a provider may bill for input beside the text that the client sent. A token is at least one byte of text, so
 // the bytes of a body, decoded, bound the tokens of all that is text in it; the punctuation and the keys of the body
-// stand for the provider's own marks between messages. The constants are rounded up from what the providers publish.
+// stand for the provider's own marks between messages.
+//
+// The providers do not publish what all of their marks and tools cost: where no source is named, a constant is a
+// conservative guess. The others are rounded up from the providers' pages on tool use, vision and images.
 const (
-	tokensPerKey     = 8     // marks around a message, a part, a tool's argument, which may be longer than the JSON
-	tokensPerRequest = 64    // marks around the whole
-	tokensForTools   = 1_024 // Anthropic adds a system prompt of up to 530 tokens when there are tools
-	tokensPerBuiltIn = 2_048 // Anthropic's own tools: text editor 700, bash 245, computer use 735 + a prompt of 499
+	tokensPerKey      = 8     // conservative: marks around a message, a part, a tool's argument; OpenAI's cookbook counts 3 for a message and 1 for a name
+	tokensPerRequest  = 64    // conservative: marks around the whole; the cookbook counts 3
+	tokensPerExponent = 24    // conservative: 1e20 may be written out in 21 digits; longer numbers keep their exponent in JavaScript and Python
+	tokensForTools    = 1_024 // Anthropic adds a system prompt of up to 530 tokens when there are tools; twice that
+	tokensPerBuiltIn  = 2_048 // Anthropic's own tools: text editor 700, bash 245, computer use 735 + a prompt of 499. Conservative for those it does not count out, and for OpenAI's
 
 	// Images, however large, are scaled down first. Anthropic: to 2,576 pixels, at most 4,784 tokens. OpenAI: tiles
 	// (at most 8 of 170 + 85 tokens; gpt-4o-mini 5,667 + 2,833) or patches times a factor of up to 2.46 (at most 2,500
@@ -19,7 +23,7 @@ const (
 	tokensPerOpenAIImage    = 24_600
 	tokensPerScaledImage    = 6_150
 
-	// An image of a common size, for estimates.
+	// An image of a common size, for estimates: a middle of both families' examples, and no bound.
 	tokensPerCommonImage = 1_000
 )
 

@@ -290,12 +290,13 @@ func (r *reader) tool(kind string) {
 	r.unbounded(fmt.Sprintf("a tool of type %.64q runs at the provider, who bills what it brings in", kind))
 }
 
-// described counts a description that a provider renders in a form of its own before the model reads it.
-func (r *reader) described(at span) {
+// described counts a description that a provider renders in a form of its own before the model reads it. Exponents is
+// how many numbers with one came before it.
+func (r *reader) described(at span, exponents int64) {
 	if r.err != nil || at.start >= at.end {
 		return
 	}
-	r.rendered += int64(at.end - at.start)
+	r.rendered += int64(at.end-at.start) + tokensPerExponent*(r.exponents-exponents)
 	for _, c := range r.body[at.start:at.end] {
 		if c >= utf8.RuneSelf {
 			r.rendered++

@@ -213,7 +213,7 @@ func (r *reader) foreign(name []byte, key str) {
 func (r *reader) read(f field, key str) {
 	req := r.r
 	r.peek()
-	start := r.at
+	start, exponents := r.at, r.exponents
 	switch f {
 	case modelField:
 		req.Model = r.words(maxModel, true)
@@ -251,10 +251,10 @@ func (r *reader) read(f field, key str) {
 		r.content()
 	case toolsField:
 		r.tools()
-		r.described(span{start, r.at})
+		r.described(span{start, r.at}, exponents)
 	case functionsField, schemaField:
 		r.value()
-		r.described(span{start, r.at})
+		r.described(span{start, r.at}, exponents)
 	case thinkingField:
 		r.thinking()
 	case predictionField:
@@ -293,7 +293,11 @@ func (r *reader) words(limit int, whole bool) string {
 func (r *reader) cap(i int, key str) {
 	r.peek()
 	start := r.at
-	n, said := r.integer(0, maxInteger)
+	least := int64(1) // as OpenAI has it: servers that are only like it may take 0 for no cap
+	if r.r.API == Messages {
+		least = 0 // fills the cache, and generates nothing
+	}
+	n, said := r.integer(least, maxInteger)
 	r.r.spots.caps[i] = limit{key: span{key.start, key.end}, value: span{start, r.at}, tokens: n, said: said}
 	r.r.MaxOutput = max(r.r.MaxOutput, n)
 }

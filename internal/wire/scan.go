@@ -36,10 +36,11 @@ type scanner struct {
 	field string // of the outermost object
 	err   *Error
 
-	text    int64 // decoded bytes of the values that are strings
-	shrunk  int64 // bytes by which strings shrink when decoded
-	keys    int64
-	numbers int64
+	text      int64 // decoded bytes of the values that are strings
+	shrunk    int64 // bytes by which strings shrink when decoded
+	keys      int64
+	numbers   int64
+	exponents int64 // numbers that have one
 }
 
 // str is a string's content in the body, between its quotes.
@@ -395,6 +396,7 @@ func (s *scanner) number() {
 		i = end
 	}
 	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
+		s.exponents++
 		if i++; i < len(b) && (b[i] == '+' || b[i] == '-') {
 			i++
 		}

@@ -185,7 +185,11 @@ func (x *exchange) serve(answer, midway func()) {
 	answer()
 }
 
+// quoted writes a value as JSON, as servers do that are not made for browsers.
 func quoted(v any) string {
-	text, _ := json.Marshal(v)
-	return string(text)
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v)
+	return strings.TrimSuffix(b.String(), "\n")
 }
