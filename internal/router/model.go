@@ -30,7 +30,8 @@ type Head struct {
 	Task    string  `json:"task,omitempty"` // empty: all tasks together
 	Model   string  `json:"model"`          // that served, without the date of a snapshot
 	Base    float64 `json:"base"`           // the mean score of its tuples: what one would say without having read the prompt
-	L2      float64 `json:"l2"`             // of the n-grams, chosen out of fold
+	L2      float64 `json:"l2"`             // that held the n-grams' weights back, chosen out of fold
+	L2Dense float64 `json:"l2_dense"`       // and the others
 	Bias    float64 `json:"bias"`
 	Grams   Weights `json:"grams,omitempty"`
 	Dense   Weights `json:"dense"`
