@@ -72,10 +72,10 @@ func ReadCSV(in io.Reader, c Columns, bad Bad) ([]Row, Columns, error) {
 		if errors.Is(err, io.EOF) {
 			return rows, c, nil
 		}
-		line, _ := r.FieldPos(0)
 		if err != nil {
 			return nil, c, err
 		}
+		line, _ := r.FieldPos(0)
 		field := func(name string) string {
 			if i := place(name); i >= 0 && i < len(record) {
 				return record[i]
