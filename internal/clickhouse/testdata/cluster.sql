@@ -130,4 +130,13 @@ CREATE TABLE IF NOT EXISTS calibrated_levels ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
 ALTER TABLE baselines ON CLUSTER 'prod'
 ALTER TABLE evaluators ON CLUSTER 'prod'
+CREATE TABLE IF NOT EXISTS tuples ON CLUSTER 'prod' (
+ENGINE = ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')
+SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 10000
+CREATE TABLE IF NOT EXISTS predictors ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+CREATE TABLE IF NOT EXISTS predictor_states ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+CREATE TABLE IF NOT EXISTS router_salts ON CLUSTER 'prod' (
+ENGINE = ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')
 
