@@ -79,7 +79,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(rerateCommand(), rebuildCommand(), compactCommand())
 	root.AddCommand(complexityCommand(), kpiCommand())
 	root.AddCommand(judgeCommand(), calibrationCommand(connect))
-	root.AddCommand(tokenCommand())
+	root.AddCommand(tokenCommand(), routerCommand())
 	root.AddCommand(evaluatorsCommand(), feedbackCommand())
 	root.AddCommand(slackCommand())
 	root.AddCommand(upCommand(), serveCommand(), migrateCommand(), accessCommand(), doctorCommand())

@@ -23,6 +23,7 @@ const (
 	kindDimensions kind = 12 // in summaries: dimensions that later records of the file refer to
 	kindQuality    kind = 13 // a quality event
 	kindContent    kind = 14 // the texts of the span before it, where they are kept
+	kindTuple      kind = 15 // what a router knew of a call
 
 	// No longer written, still read: from before scores and dimensions knew the served model and the provider.
 	kindQuality1    kind = 2

@@ -29,7 +29,8 @@ type batch struct {
 	outcomes    []usage.Outcome
 	deployments []usage.Deployment
 	contents    []usage.Content
-	done        [5]bool // which of the inserts have happened
+	tuples      []usage.Tuple
+	done        [6]bool // which of the inserts have happened
 }
 
 // Run drains the spool into the sink until ctx ends; an insert that is under way then may end, so that no batch is
@@ -259,6 +260,9 @@ func (b *batch) add(records []byte, names map[string]string) error {
 		case kindContent:
 			b.contents = append(b.contents, usage.Content{})
 			in.content(&b.contents[len(b.contents)-1])
+		case kindTuple:
+			b.tuples = append(b.tuples, usage.Tuple{})
+			in.tuple(&b.tuples[len(b.tuples)-1])
 		}
 		return in.err
 	})
@@ -318,6 +322,7 @@ func (i *Ingest) try(ctx context.Context, b *batch) error {
 		{len(b.outcomes), func() error { return i.opt.Sink.InsertOutcomes(ctx, b.outcomes, token+":outcomes") }},
 		{len(b.deployments), func() error { return i.opt.Sink.InsertDeployments(ctx, b.deployments, token+":deployments") }},
 		{len(b.contents), func() error { return i.opt.Sink.InsertContents(ctx, b.contents, token+":contents") }},
+		{len(b.tuples), func() error { return i.opt.Sink.InsertTuples(ctx, b.tuples, token+":tuples") }},
 	} {
 		if b.done[n] || insert.rows == 0 {
 			continue

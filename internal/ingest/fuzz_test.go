@@ -193,13 +193,14 @@ func TestCodecRoundTrip(t *testing.T) {
 		}
 		quality := usage.Quality{ID: text.Draw(r, "id"), TenantID: text.Draw(r, "tenant"), Score: rapid.Float64().Draw(r, "score"), Timestamp: at}
 		outcome := usage.Outcome{ID: text.Draw(r, "id"), TraceID: text.Draw(r, "trace"), Kind: text.Draw(r, "kind"), Value: rapid.Float64().Draw(r, "value"), Timestamp: at}
+		tuple := usage.Tuple{TraceID: text.Draw(r, "trace"), Model: text.Draw(r, "model"), Features: []byte("f"), EstimatedCost: 7, Predicted: rapid.Float64().Draw(r, "predicted"), Timestamp: at}
 		deployment := usage.Deployment{ID: text.Draw(r, "id"), Previous: span.Tags, By: text.Draw(r, "by"), Timestamp: at}
 
 		var frame []byte
 		for _, record := range []struct {
 			kind kind
 			body []byte
-		}{{kindSpan, appendSpan(nil, &span)}, {kindQuality, appendQuality(nil, &quality)}, {kindOutcome, encodeOutcome(&outcome)}, {kindDeployment, appendDeployment(nil, &deployment)}} {
+		}{{kindSpan, appendSpan(nil, &span)}, {kindQuality, appendQuality(nil, &quality)}, {kindOutcome, encodeOutcome(&outcome)}, {kindDeployment, appendDeployment(nil, &deployment)}, {kindTuple, appendTuple(nil, &tuple)}} {
 			frame = appendRecord(frame, record.kind, len(record.body), record.body)
 		}
 		b := &batch{}
@@ -208,6 +209,7 @@ func TestCodecRoundTrip(t *testing.T) {
 		require.Equal(r, []usage.Quality{quality}, b.quality)
 		require.Equal(r, []usage.Outcome{outcome}, b.outcomes)
 		require.Equal(r, []usage.Deployment{deployment}, b.deployments)
+		require.Equal(r, []usage.Tuple{tuple}, b.tuples)
 	})
 }
 
@@ -229,6 +231,7 @@ func records() []byte {
 		{kindQuality1, []byte("rubbish")},
 		{kindOutcome, encodeOutcome(&usage.Outcome{ID: "o", TraceID: "t", Kind: "conversion", Value: 1})},
 		{kindDeployment, appendDeployment(nil, &d)},
+		{kindTuple, appendTuple(nil, &usage.Tuple{TraceID: "t", Features: []byte{0}})},
 		{kindDamaged, []byte("rubbish")},
 	} {
 		b = appendRecord(b, r.kind, len(r.body), r.body)

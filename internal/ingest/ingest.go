@@ -28,6 +28,7 @@ type Sink interface {
 	InsertOutcomes(ctx context.Context, outcomes []usage.Outcome, token string) error
 	InsertDeployments(ctx context.Context, deployments []usage.Deployment, token string) error
 	InsertContents(ctx context.Context, contents []usage.Content, token string) error
+	InsertTuples(ctx context.Context, tuples []usage.Tuple, token string) error
 	// Watermark publishes that all that the named spool accepted before at is in the sink.
 	Watermark(ctx context.Context, spool string, at time.Time) error
 }

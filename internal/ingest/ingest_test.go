@@ -31,6 +31,7 @@ type store struct {
 	quality     map[string]usage.Quality
 	outcomes    map[string]usage.Outcome
 	deployments []usage.Deployment
+	tuples      []usage.Tuple
 	contents    []usage.Content
 	rows        int
 	mark        time.Time
@@ -100,6 +101,13 @@ func (s *store) InsertContents(_ context.Context, contents []usage.Content, toke
 	return s.insert(token, fmt.Sprint(contents), func() {
 		s.rows += len(contents)
 		s.contents = append(s.contents, contents...)
+	})
+}
+
+func (s *store) InsertTuples(_ context.Context, tuples []usage.Tuple, token string) error {
+	return s.insert(token, fmt.Sprint(tuples), func() {
+		s.rows += len(tuples)
+		s.tuples = append(s.tuples, tuples...)
 	})
 }
 

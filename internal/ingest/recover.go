@@ -112,6 +112,10 @@ func identities(k kind, in *reader, anyTenant bool) (d dimensions, ids []id, err
 		return d, append(ids, in.id()), in.err
 	case kindContent: // it goes with its span
 		return d, nil, nil
+	case kindTuple:
+		var t usage.Tuple
+		in.tuple(&t)
+		return d, append(ids, tupleID(&t)), in.err
 	case kindDeployment:
 		var p usage.Deployment
 		in.deployment(&p)

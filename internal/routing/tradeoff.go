@@ -89,6 +89,16 @@ func (t Tradeoff) Tenant(name string) Tenant {
 // dated matches what providers append to a model's name to pin a snapshot of it.
 var dated = regexp.MustCompile(`^-(\d{8}|\d{4}-\d{2}-\d{2}|latest)$`)
 
+// Undated is the model's name without the date of a snapshot.
+func Undated(model string) string {
+	for i := range len(model) {
+		if model[i] == '-' && dated.MatchString(model[i:]) {
+			return model[:i]
+		}
+	}
+	return model
+}
+
 // Tier finds the model's tier, also for a dated snapshot of it.
 func (t Tradeoff) Tier(model string) (Tier, bool) {
 	for _, x := range t.Tiers {

@@ -41,6 +41,7 @@ func (nowhere) InsertQuality(context.Context, []usage.Quality, string) error    
 func (nowhere) InsertOutcomes(context.Context, []usage.Outcome, string) error       { return nil }
 func (nowhere) InsertDeployments(context.Context, []usage.Deployment, string) error { return nil }
 func (nowhere) InsertContents(context.Context, []usage.Content, string) error       { return nil }
+func (nowhere) InsertTuples(context.Context, []usage.Tuple, string) error           { return nil }
 func (nowhere) Watermark(context.Context, string, time.Time) error                  { return nil }
 
 // judgeServer answers as OpenAI's API does, always after the same time.

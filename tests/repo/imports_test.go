@@ -20,7 +20,7 @@ import (
 // pure lists the packages that are functions of their arguments.
 var pure = []string{
 	"internal/alert", "internal/budget", "internal/calibrate", "internal/contract", "internal/detect", "internal/effect",
-	"internal/kpi", "internal/pricing", "internal/routing", "internal/runbook", "internal/usage", "internal/wire",
+	"internal/kpi", "internal/pricing", "internal/router", "internal/routing", "internal/runbook", "internal/usage", "internal/wire",
 }
 
 // impure are the parts of the standard library that a pure package may not use.

@@ -134,4 +134,15 @@ CREATE TABLE IF NOT EXISTS fallback_cases ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
 SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 10000
 CREATE MATERIALIZED VIEW IF NOT EXISTS fallback_cases_from_spans ON CLUSTER 'prod' TO fallback_cases AS
+CREATE TABLE IF NOT EXISTS budgets ON CLUSTER 'prod' (
+ENGINE = ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')
+CREATE TABLE IF NOT EXISTS tuples ON CLUSTER 'prod' (
+ENGINE = ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')
+SETTINGS ttl_only_drop_parts = 1, replicated_deduplication_window = 10000
+CREATE TABLE IF NOT EXISTS predictors ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+CREATE TABLE IF NOT EXISTS predictor_states ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+CREATE TABLE IF NOT EXISTS router_salts ON CLUSTER 'prod' (
+ENGINE = ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')
 
