@@ -77,6 +77,7 @@ func TestStore(t *testing.T) {
 		{"judge spend", testJudgeSpend},
 		{"decisions", testDecisions},
 		{"fallback cases", testFallbackCases},
+		{"budgets", testBudgets},
 		{"savings", testSavings},
 		{"errors", testErrors},
 	} {

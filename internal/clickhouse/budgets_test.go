@@ -1,0 +1,74 @@
+package clickhouse
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// testBudgets: every version is kept, the first of two at once counts, and the sums are those of the calls.
+func testBudgets(t *testing.T, s *Store) {
+	at := time.Date(2026, 11, 26, 6, 0, 0, 0, time.UTC)
+	v := budget.Version{
+		Budget:   budget.Budget{ID: "month", Tenant: "org_1", Per: budget.PerTenant, Period: budget.Month, TimeZone: "Europe/Berlin", StartsOn: 3, Ceiling: 5_000_000},
+		Revision: 1, SetAt: at, By: "ann", Reason: "contract",
+	}
+	require.NoError(t, s.SetBudget(t.Context(), v))
+	require.ErrorIs(t, s.SetBudget(t.Context(), v), ErrBudgetChanged, "there is a first revision")
+	raised := v
+	raised.Revision, raised.Ceiling, raised.By = 2, 9_000_000, "bo"
+	require.NoError(t, s.SetBudget(t.Context(), raised))
+	gone := v
+	gone.ID, gone.Reason = "gone", ""
+	require.NoError(t, s.SetBudget(t.Context(), gone))
+	gone.Revision, gone.Removed = 2, true
+	require.NoError(t, s.SetBudget(t.Context(), gone))
+	require.Error(t, s.SetBudget(t.Context(), budget.Version{}))
+
+	all, err := s.Budgets(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []budget.Version{raised}, all)
+	history, err := s.BudgetHistory(t.Context(), "org_1", "month")
+	require.NoError(t, err)
+	require.Equal(t, []budget.Version{raised, v}, history)
+
+	now := time.Now().UTC().Truncate(time.Hour)
+	var spans []usage.Span
+	for i := range 200 { // one a minute, over three hours
+		spans = append(spans, usage.Span{
+			TraceID: fmt.Sprint("b", i), SpanID: "s", TenantID: "org_b", SessionID: fmt.Sprint("c", i%2), RequestedModel: fmt.Sprint("m", i%3), Model: "m",
+			Timestamp: now.Add(-time.Duration(i)*time.Minute - time.Second), Cost: 1_500_000, Priced: true, PriceVersion: "v", Complexity: 1,
+			Tags: map[string]string{usage.TagVirtualKey: fmt.Sprint("k", i%4)},
+		})
+	}
+	spans = append(spans, usage.Span{TraceID: "x", SpanID: "s", TenantID: "org_c", SessionID: "c1", RequestedModel: "m1", Model: "m", Timestamp: now.Add(-time.Minute), Cost: 7_000_000_000, Priced: true, PriceVersion: "v", Complexity: 1})
+	require.NoError(t, s.InsertSpans(t.Context(), spans, "budgets"))
+	spend := func(per budget.Per, from, to time.Time, of ...string) map[string]budget.Micro {
+		sums, err := s.Spend(t.Context(), SpendQuery{Tenant: "org_b", Per: per, Of: of, From: from, To: to})
+		require.NoError(t, err)
+		return sums
+	}
+	far := now.Add(-10 * time.Hour)
+	require.Equal(t, map[string]budget.Micro{"": 300}, spend(budget.PerTenant, far, now, ""))
+	require.Equal(t, map[string]budget.Micro{"": 225}, spend(budget.PerTenant, now.Add(-150*time.Minute), now, ""))
+	require.Equal(t, map[string]budget.Micro{"": 15}, spend(budget.PerTenant, now.Add(-20*time.Minute), now.Add(-10*time.Minute), ""), "within an hour")
+	require.Equal(t, map[string]budget.Micro{"": 143}, spend(budget.PerTenant, now.Add(-125*time.Minute), now.Add(-30*time.Minute), ""), "142.5, rounded up once")
+	require.Equal(t, map[string]budget.Micro{"m1": 101}, spend(budget.PerModel, far, now, "m1"))
+	require.Equal(t, map[string]budget.Micro{"c0": 150, "c1": 150}, spend(budget.PerSession, far, now, "c0", "c1", "c9"))
+	require.Equal(t, map[string]budget.Micro{"k3": 75}, spend(budget.PerKey, far, now, "k3"))
+	require.Empty(t, spend(budget.PerTenant, now, now.Add(time.Hour), ""))
+
+	traces, err := s.TracesBefore(t.Context(), "org_b", []string{"b3", "x", "none", "b150"}, now.Add(-time.Hour), now)
+	require.NoError(t, err)
+	require.Equal(t, []string{"b3"}, traces, "of its own tenant, in time")
+	require.NoError(t, s.Watermark(t.Context(), "one", at))
+	require.NoError(t, s.Watermark(t.Context(), "one", at.Add(time.Minute)))
+	spools, err := s.Spools(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, at.Add(time.Minute), spools["one"])
+}
