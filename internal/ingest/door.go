@@ -33,9 +33,9 @@ const (
 	ScopeQuality     Scope = "quality" // scores, and asking which calls to score
 	ScopeOutcomes    Scope = "outcomes"
 	ScopeDeployments Scope = "deployments"
-	ScopeDecide      Scope = "decide" // asking the gateway; concerns every tenant
+	ScopeDecide      Scope = "decide"  // asking the gateway; concerns every tenant
 	ScopeBudgets     Scope = "budgets" // reading budgets, and with no tenant setting them; never given unasked
-	ScopeCalls       Scope = "calls"  // calling models through the gateway, on one tenant's account; never given unasked
+	ScopeCalls       Scope = "calls"   // calling models through the gateway, on one tenant's account; never given unasked
 )
 
 // Scopes are all scopes, the ones for telemetry first.

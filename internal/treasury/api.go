@@ -48,9 +48,9 @@ type View struct {
 	TimeZone string      `json:"time_zone,omitempty"`
 	StartsOn int         `json:"starts_on,omitempty"`
 	Ceiling  json.Number `json:"ceiling_usd"`
-	Revision int         `json:"revision"`
+	Revision int         `json:"revision,omitempty"`
 	Removed  bool        `json:"removed,omitempty"`
-	SetAt    time.Time   `json:"set_at"`
+	SetAt    time.Time   `json:"set_at,omitzero"`
 	By       string      `json:"by,omitempty"`
 	Reason   string      `json:"reason,omitempty"`
 	Spending *Spending   `json:"spending,omitempty"`

@@ -207,7 +207,7 @@ func (r *Reconciler) settled(ctx context.Context, tenant string, holds []string,
 // leasePrefix begins the id of every lease: they are of no trace.
 const leasePrefix = "lease/"
 
-// note keeps by how much a ceiling was overrun, and says so when it grows: budgets are there so that it never does.
+// note keeps by how much a ceiling was overrun, and says so once: budgets are there so that it never is.
 func (r *Reconciler) note(b budget.Budget, c budget.Counter, spent budget.Micro) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -220,7 +220,7 @@ func (r *Reconciler) note(b budget.Budget, c budget.Counter, spent budget.Micro)
 	if r.overshoot == nil {
 		r.overshoot = map[string]budget.Micro{}
 	}
-	if over > r.overshoot[name] {
+	if r.overshoot[name] == 0 {
 		r.Logger.Error("A budget was overrun: calls that no gateway holds to it, a ceiling that was lowered, or what a gateway was allowed while Redis was away",
 			"tenant", b.Tenant, "budget", b.ID, "of", c.Of, "ceiling_usd", b.Ceiling.USD(), "spent_usd", spent.USD(), "over_usd", over.USD())
 	}
