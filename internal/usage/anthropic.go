@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 )
@@ -86,6 +87,10 @@ func anthropicBody(r *Report, body json.RawMessage) {
 // cumulative and stand over what was said before. Without a message_delta the stream was cut off,
 // and its output is not known.
 func anthropicEvent(r *Report, acc *accumulator, data json.RawMessage) {
+	// Most events are neither. Only \u can spell their types without these letters.
+	if !bytes.Contains(data, []byte("message_")) && !bytes.Contains(data, []byte(`\u`)) {
+		return
+	}
 	var event struct {
 		Type    string            `json:"type"`
 		Message *anthropicMessage `json:"message"`

@@ -335,3 +335,15 @@ func TestStreamOfOpenLinesIsLinear(t *testing.T) {
 		require.Equal(t, Report{}, s.Report())
 	}
 }
+
+// Events whose types are escaped, or that are no whole JSON, are told from those that can be passed over.
+func TestStreamReadsEscapedTypes(t *testing.T) {
+	t.Parallel()
+	stream := `data: {"type":"\u006dessage\u005fstart","message":{"model":"claude","usage":{"input_tokens":3,"output_tokens":1}}}` + "\n\n" +
+		`data: {"type":"content_block_delta","delta":{"text":"message_delta"}}` + "\n\n" +
+		`data: {"type":"message_delta","usage":{"output_tokens":900}` + "\n\n" +
+		`data: {"type":"mess\u0061ge_delta","usage":{"output_tokens":7}}` + "\n\n"
+	r, err := FromSSE("anthropic", []byte(stream))
+	require.NoError(t, err)
+	require.Equal(t, Report{Model: "claude", Tokens: Tokens{UncachedInput: 3, Output: 7}, Complete: true}, r)
+}
