@@ -23,11 +23,11 @@ func routerCommand() *cobra.Command {
 		Use:   "router",
 		Short: "Train, measure and switch the predictor of answers' quality",
 		Long: "The predictor says how good a model's answer to a prompt will be before the call is made: logistic regression on\n" +
-			"hashed n-grams and the shape of the prompt. It is trained each week from scored calls; prompts are not stored, features are.",
+			"hashed n-grams and the shape of the prompt. It is trained from scored calls; prompts are not stored, features are.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(routerEvalCommand())
+	cmd.AddCommand(routerTrainCommand(), routerEvalCommand(), routerListCommand(), routerShowCommand(), routerUseCommand(), routerRollbackCommand())
 	return cmd
 }
 

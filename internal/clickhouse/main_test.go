@@ -66,6 +66,8 @@ func TestStore(t *testing.T) {
 		{"scores aside", testAside},
 		{"scores from before", testAsideUpgrade},
 		{"human pairs", testHumanPairs},
+		{"scored tuples", testScoredTuples},
+		{"predictors", testPredictors},
 		{"both scored", testBothScored},
 		{"rebuild of an old month", testRebuildOld},
 		{"compact", testCompact},
