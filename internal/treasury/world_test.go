@@ -216,7 +216,7 @@ func (w *world) reconcile(ctx context.Context) {
 		if e.accepted.Truncate(time.Minute).After(upTo[e.process]) {
 			continue
 		}
-		settled = append(settled, e.id, e.id+anew)
+		settled = append(settled, e.id, e.id+anew, e.id+anew+anew)
 		for _, c := range e.counters {
 			sums[c] += e.cost
 		}
