@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert bench-evaluate bench-policy bench-backtest bench-gateway clean
+.PHONY: help up engine build test race stability lint fmt e2e soak bench-ingest bench-sweep bench-query bench-alert bench-evaluate bench-policy bench-backtest bench-gateway bench-budget clean
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,10 @@ bench-gateway: ## Measure the gateway against a bare reverse proxy: latency, thr
 
 bench-policy: ## Measure policies: evaluations a second of CPU time by policy and answer, a candidate's cost, explain, load and lint
 	go test ./internal/policy -run '^$$' -bench Policy -benchtime 1s
+
+bench-budget: ## Measure budgets: a promise from a lease, with and without its journal, and a hold in Redis at 10,000 a second against a script that does nothing
+	go test ./internal/treasury -run '^$$' -bench Lease -cpu 1 -benchtime 2s
+	FLYBALL_BENCH=budget go test ./internal/treasury -run BenchRedis -count 1 -v
 
 clean: ## Remove what was built and fetched; the state in .flyball stays
 	rm -rf bin cmd/chserve/engine/node_modules

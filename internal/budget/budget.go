@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -114,8 +115,18 @@ func (b Budget) location() (*time.Location, error) {
 	if b.TimeZone == "" {
 		return time.UTC, nil
 	}
-	return time.LoadLocation(b.TimeZone)
+	if zone, ok := zones.Load(b.TimeZone); ok {
+		return zone.(*time.Location), nil
+	}
+	zone, err := time.LoadLocation(b.TimeZone)
+	if err == nil {
+		zones.Store(b.TimeZone, zone) // there are some hundred names
+	}
+	return zone, err
 }
+
+// zones are those that were read: each reading is of a file, and each call has its windows told.
+var zones sync.Map
 
 // Window is the half-open span of time that one ceiling is for. A session's has no bounds.
 type Window struct {

@@ -16,6 +16,8 @@ import (
 type promise struct {
 	id      string
 	of      *account
+	call    budget.Call
+	epoch   string // in which holds were asked for; empty: none was
 	most    budget.Micro
 	parts   []part
 	holds   []string  // its own in Redis
@@ -29,6 +31,8 @@ type want struct {
 	part
 	budget budget.Budget
 	next   bool // of the window after this one
+	asked  bool // by itself, and Redis said then what is left
+	left   budget.Micro
 }
 
 // errAway says that Redis cannot be asked.
@@ -37,17 +41,20 @@ var errAway = errors.New("redis cannot be asked for budgets")
 // Hold promises the call's worst cost of every budget that it belongs to, or of none: the error is a *Refusal then.
 // It asks Redis only where a lease does not do, and for no longer than Options.Patience.
 func (t *Treasury) Hold(ctx context.Context, c Call) (Promise, error) {
-	answer := Promise{ID: c.ID, Most: c.Most}
-	if p := t.find(c.ID); p != nil {
-		return answer, nil
+	// A client that goes away says nothing of Redis, and a hold that is asked for is to be heard of.
+	ctx = context.WithoutCancel(ctx)
+	if p := t.claim(c.ID); p != nil {
+		return Promise{ID: c.ID, Most: p.most}, nil
 	}
+	defer t.unclaim(c.ID)
+	answer := Promise{ID: c.ID, Most: c.Most}
 	budgets, known := t.o.Budgets(c.Of.Tenant)
 	wants := t.wants(budgets, c)
 	if known && len(wants) == 0 {
 		return answer, nil
 	}
 	a := t.account(c.Of.Tenant)
-	p := &promise{id: c.ID, of: a, most: c.Most, renewed: time.Now()}
+	p := &promise{id: c.ID, of: a, call: c.Of, most: c.Most, renewed: time.Now()}
 	if c.Expires > 0 {
 		p.expires = time.Now().Add(c.Expires)
 	}
@@ -71,8 +78,35 @@ func (t *Treasury) Hold(ctx context.Context, c Call) (Promise, error) {
 			t.wake() // to have it held as soon as that can be
 		}
 	}
+	if err := t.keep(p, c.Span); err != nil {
+		return Promise{}, err
+	}
 	t.stats.promises.Add(1)
-	return answer, t.keep(p, c.Span)
+	return answer, nil
+}
+
+// claim has the id promised by one call at a time: it answers the promise that there is, or nil where the caller is to
+// make it, and unclaim then.
+func (t *Treasury) claim(id string) *promise {
+	for {
+		t.mu.Lock()
+		p, other := t.open[id], t.holding[id]
+		if p == nil && other == nil {
+			t.holding[id] = make(chan struct{})
+		}
+		t.mu.Unlock()
+		if p != nil || other == nil {
+			return p
+		}
+		<-other // for no longer than Redis's patience
+	}
+}
+
+func (t *Treasury) unclaim(id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	close(t.holding[id])
+	delete(t.holding, id)
 }
 
 // keep remembers a promise, in the journal first.
@@ -84,7 +118,37 @@ func (t *Treasury) keep(p *promise, span usage.Span) error {
 	t.mu.Lock()
 	t.open[p.id] = p
 	t.mu.Unlock()
+	a := p.of
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.epoch != "" && p.epoch != a.epoch && !p.away { // Redis was restarted after it granted this, and before anybody knew
+		p.away = true
+		a.allowed += p.most
+	}
 	return nil
+}
+
+// learn finds out which counters a promise is of that was made when the budgets were not known.
+func (t *Treasury) learn(p *promise) {
+	a := p.of
+	a.mu.Lock()
+	blind := p.away && len(p.parts) == 0
+	a.mu.Unlock()
+	if !blind {
+		return
+	}
+	budgets, known := t.o.Budgets(a.tenant)
+	if !known {
+		return
+	}
+	list := parts(t.wants(budgets, Call{Of: p.call, Most: p.most}))
+	t.journal.learn(p.id, list)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.parts = list; len(list) == 0 && p.away { // it is no budget's
+		p.away = false
+		a.allowed -= p.most
+	}
 }
 
 func parts(wants []want) []part {
@@ -171,15 +235,21 @@ func (t *Treasury) holdDirect(ctx context.Context, p *promise, wants []want, dir
 			p.of.mu.Lock()
 			defer p.of.mu.Unlock()
 			for n, i := range direct {
-				p.of.left[wants[i].Counter] = grant.Left[n]
+				w := &wants[i]
+				if w.asked, w.left = true, grant.Left[n]; w.budget.Leased() {
+					p.of.left[w.Counter] = w.left
+				}
 			}
+			p.epoch = b.Epoch()
 			p.parts, p.holds = append(p.parts, asked.Parts...), append(p.holds, p.id)
 			return nil
 		}
 		w := wants[direct[grant.Lacking]]
-		p.of.mu.Lock()
-		p.of.left[w.Counter] = grant.Left[0]
-		p.of.mu.Unlock()
+		if w.budget.Leased() {
+			p.of.mu.Lock()
+			p.of.left[w.Counter] = grant.Left[0]
+			p.of.mu.Unlock()
+		}
 		if again && t.shrink(ctx, b, p.of, w.Counter) {
 			continue
 		}
@@ -196,15 +266,42 @@ func (t *Treasury) undo(p *promise, asked []part) {
 	for i := range asked {
 		list[i] = asked[i].Counter
 	}
-	id := p.id
-	t.clerk.add(&task{of: p.of, holds: []string{id}, counters: list, done: func() {
-		_ = t.journal.write(journalRecord{Kind: recordEnd, ID: id}) // read once more after a restart, and ended again
-	}})
+	t.doubt(p.of, p.id, list)
 }
 
-// giveBack returns what a promise that is not made has taken of leases.
+// doubt is a hold of which it is not known whether Redis has heard of it: it may hear of it after it was told that the
+// hold has ended, so it is told so once more when nothing can be under way any longer.
+type doubt struct {
+	task *task
+	due  time.Time
+}
+
+func (t *Treasury) doubt(a *account, id string, list []budget.Counter) {
+	t.clerk.add(&task{of: a, holds: []string{id}, counters: list})
+	last := &task{of: a, holds: []string{id}, counters: list, done: func() {
+		_ = t.journal.write(journalRecord{Kind: recordEnd, ID: id}) // read once more after a restart, and ended again
+	}}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubts = append(t.doubts, doubt{last, time.Now().Add(t.o.TTL)})
+}
+
+// resolve has the doubtful holds ended that are due.
+func (t *Treasury) resolve() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.doubts) > 0 && time.Now().After(t.doubts[0].due) {
+		t.clerk.add(t.doubts[0].task)
+		t.doubts = t.doubts[1:]
+	}
+}
+
+// giveBack returns what a promise that is not made has taken.
 func (t *Treasury) giveBack(p *promise) {
 	a := p.of
+	if len(p.holds) > 0 {
+		t.undo(p, p.parts)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, part := range p.parts {
@@ -212,7 +309,11 @@ func (t *Treasury) giveBack(p *promise) {
 			l.Settle(p.most, 0)
 		}
 	}
-	p.parts = nil
+	if p.away {
+		p.away = false
+		a.allowed -= p.most
+	}
+	p.parts, p.holds = nil, nil
 }
 
 // Settle ends the promise of the id: the call did cost so much, and its telemetry became durable at the time. It does
@@ -225,6 +326,7 @@ func (t *Treasury) Settle(id string, cost usage.PicoUSD, durable time.Time) bool
 	if p == nil {
 		return false
 	}
+	t.learn(p)
 	amount := budget.Ceil(int64(cost))
 	if over := amount - p.most; over > 0 {
 		t.stats.overshoot.Add(int64(over))
@@ -248,28 +350,29 @@ func (t *Treasury) Settle(id string, cost usage.PicoUSD, durable time.Time) bool
 	for _, c := range spent {
 		a.untold[told{c, minuteOf(durable)}] = true
 	}
-	a.mu.Unlock()
 	if len(p.holds) > 0 || p.away {
 		t.clerk.add(t.settling(p))
 	}
+	a.mu.Unlock()
 	return true
 }
 
-// settling tells Redis of a settled promise that it holds something for, or knows nothing of.
+// settling tells Redis of a settled promise that it holds something for, or knows nothing of. p.of.mu is held.
 func (t *Treasury) settling(p *promise) *task {
 	list := make([]budget.Counter, len(p.parts))
 	for i := range p.parts {
 		list[i] = p.parts[i].Counter
 	}
-	holds := p.holds
+	holds := slices.Clone(p.holds)
 	if len(holds) == 0 {
 		holds = []string{p.id}
 	}
 	return &task{of: p.of, holds: holds, counters: list, done: func() {
+		p.of.mu.Lock()
+		defer p.of.mu.Unlock()
 		if p.away {
-			p.of.mu.Lock()
+			p.away = false // or it would be returned once more when it is held
 			p.of.allowed -= p.most
-			p.of.mu.Unlock()
 		}
 	}}
 }
@@ -283,9 +386,12 @@ func (a *account) standings(wants []want) []Standing {
 		if w.next {
 			continue
 		}
-		left := a.left[w.Counter]
+		left := w.left
+		if !w.asked {
+			left = a.left[w.Counter]
+		}
 		for _, l := range a.leases {
-			if l.counter == w.Counter {
+			if l.counter == w.Counter && !l.lapsed {
 				left += l.Left
 			}
 		}

@@ -58,7 +58,6 @@ func (t *Treasury) bury(ctx context.Context, b *redis.Budgets) error {
 			for i := range p.parts {
 				p.parts[i].Lease = ""
 			}
-			p.of.epoch = b.Epoch()
 			p.of.mu.Unlock()
 		}
 		tenants := map[string]bool{}
@@ -71,6 +70,7 @@ func (t *Treasury) bury(ctx context.Context, b *redis.Budgets) error {
 			if err := b.Settle(ctx, r.Tenant, r.ID, list, t.journal.all(r.Tenant)); err != nil {
 				return err
 			}
+			t.account(r.Tenant).knows(b)
 			if err := t.journal.write(journalRecord{Kind: recordEnd, ID: r.ID}); err != nil {
 				return err
 			}
@@ -100,6 +100,7 @@ func (t *Treasury) tellDead(ctx context.Context, b *redis.Budgets, left *affairs
 		if err := t.tellAll(ctx, b, tenant); err != nil {
 			return err
 		}
+		t.account(tenant).knows(b) // or another epoch would not be told
 	}
 	return nil
 }

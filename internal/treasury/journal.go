@@ -161,28 +161,21 @@ func (s *journalState) apply(r journalRecord) {
 			k := toldKey{r.Run, r.Tenant, p.Counter, minuteOf(r.At)}
 			s.told[k] = max(s.told[k], r.Amount)
 		}
-	case recordRunEnd:
-		for k := range s.told {
-			if k.run == r.Run {
-				delete(s.told, k)
-			}
-		}
 	}
 }
 
 func minuteOf(at time.Time) int64 { return at.Unix() - at.Unix()%60 }
 
-// write appends the records and applies them.
-func (j *journal) write(records ...journalRecord) error {
+// write appends the record and applies it. What ends something counts for this process also where it cannot be
+// appended: a successor ends it again.
+func (j *journal) write(r journalRecord) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, r := range records {
-		if err := j.append(r); err != nil {
-			return err
-		}
+	err := j.append(r)
+	if err == nil || r.Kind == recordSettle || r.Kind == recordEnd {
 		j.state.apply(r)
 	}
-	return nil
+	return err
 }
 
 // append adds a record to the segment. j.mu is held.
@@ -264,16 +257,17 @@ func (j *journal) rotate(room int) error {
 	return nil
 }
 
-// totals are what this and earlier runs have spent of the counter, for telling; a run that has ended its affairs is
-// left out.
-func (j *journal) totals(tenant string, counter budget.Counter, since int64, each func(run string, minute int64, total budget.Micro)) {
+// learn adds the parts of a promise that was made when they were not known.
+func (j *journal) learn(id string, parts []part) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for k, total := range j.state.told {
-		if k.tenant == tenant && k.counter == counter && k.minute >= since {
-			each(k.run, k.minute, total)
-		}
+	r, ok := j.state.live[string(recordPromise)+id]
+	if !ok {
+		return
 	}
+	r.Parts = parts
+	_ = j.append(r) // its successor learns them too
+	j.state.apply(r)
 }
 
 // total is what a run has spent of a counter in a minute.

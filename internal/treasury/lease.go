@@ -18,7 +18,9 @@ type lease struct {
 	ceiling budget.Micro
 	taken   budget.Micro // the block, as it was taken
 	used    time.Time    // last
+	epoch   string       // that knows of it
 	lapsed  bool         // Redis has ended it
+	renewal sync.Mutex   // one at a time, taken before the account's lock: Redis refuses an older one, which says more
 }
 
 // account is one tenant's.
@@ -165,7 +167,7 @@ func (t *Treasury) lease(ctx context.Context, a *account, w *want, need budget.M
 		if block == 0 {
 			return false, nil
 		}
-		l := &lease{Lease: budget.Lease{ID: fmt.Sprintf(leasePrefix+"%s/%d", t.run, t.leases.Add(1)), Left: block}, counter: w.Counter, ceiling: w.Ceiling, taken: block, used: time.Now()}
+		l := &lease{Lease: budget.Lease{ID: fmt.Sprintf(leasePrefix+"%s/%d", t.run, t.leases.Add(1)), Left: block}, counter: w.Counter, ceiling: w.Ceiling, taken: block, used: time.Now(), epoch: b.Epoch()}
 		l.Expires = time.Now().Add(t.o.TTL)
 		plain := w.part
 		plain.Lease = ""
@@ -174,17 +176,22 @@ func (t *Treasury) lease(ctx context.Context, a *account, w *want, need budget.M
 		}
 		grant, err := b.Hold(ctx, a.tenant, redis.Hold{ID: l.ID, Amount: block, TTL: t.o.TTL, Limits: []redis.Limit{{Counter: w.Counter, Ceiling: w.Ceiling}}})
 		if err != nil {
-			t.retire(a, l)
+			t.doubt(a, l.ID, []budget.Counter{l.counter})
 			t.failed(b, a, err)
 			return false, errAway
 		}
 		left = grant.Left[0]
 		a.mu.Lock()
 		a.left[w.Counter] = left
-		if grant.Granted {
+		stale := a.epoch != b.Epoch() // Redis was restarted after it granted this: what it has now knows nothing of it
+		if grant.Granted && !stale {
 			a.leases[l.ID] = l
 		}
 		a.mu.Unlock()
+		if grant.Granted && stale {
+			t.retire(a, l)
+			return false, errAway
+		}
 		if grant.Granted {
 			return true, nil
 		}
@@ -226,6 +233,8 @@ func (t *Treasury) shrink(ctx context.Context, b *redis.Budgets, a *account, c b
 
 // renew tells Redis what a lease still holds, and what was spent of its counter.
 func (t *Treasury) renew(ctx context.Context, b *redis.Budgets, a *account, l *lease) error {
+	l.renewal.Lock()
+	defer l.renewal.Unlock()
 	a.mu.Lock()
 	list, told := t.telling(a, l.counter)
 	held, from := l.Held(), time.Now()

@@ -18,7 +18,6 @@ const (
 	recordLease   recordKind = 'l' // Run took the lease ID of the one part
 	recordEnd     recordKind = 'e' // the promise or lease ID is no more, and has cost nothing that is not told
 	recordTold    recordKind = 't' // Run has spent Amount of the one part in the minute of At, in all
-	recordRunEnd  recordKind = 'r' // all of Run's totals are told
 )
 
 // part is one counter that a promise is of.

@@ -3,6 +3,7 @@ package treasury
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,7 +72,10 @@ func (t *Treasury) unsettled() bool {
 		}
 	}
 	for _, p := range t.open {
-		if p.away || !p.expires.IsZero() && now.After(p.expires) {
+		p.of.mu.Lock()
+		away := p.away
+		p.of.mu.Unlock()
+		if away || !p.expires.IsZero() && now.After(p.expires) {
 			return true
 		}
 	}
@@ -128,6 +132,7 @@ func (t *Treasury) tend(ctx context.Context) {
 		t.o.Logger.Info("Budgets can be asked")
 	}
 	defer t.clerk.wake()
+	t.resolve()
 	if err := t.bury(ctx, b); err != nil {
 		t.note(err)
 		return
@@ -164,7 +169,7 @@ func (t *Treasury) tendLeases(ctx context.Context, b *redis.Budgets, a *account)
 	var keep []*lease
 	for id, l := range a.leases {
 		idle := time.Since(l.used) > t.o.TTL/2
-		if l.Open == 0 && (l.Left == 0 || idle) {
+		if l.Open == 0 && (l.lapsed || l.Left == 0 || idle) {
 			l.Left = 0
 			delete(a.leases, id)
 			t.retire(a, l)
@@ -197,16 +202,18 @@ func (t *Treasury) promises(a *account) (list []*promise) {
 // promises whose time is over.
 func (t *Treasury) tendPromises(ctx context.Context, b *redis.Budgets, a *account) error {
 	for _, p := range t.promises(a) {
+		t.learn(p)
 		a.mu.Lock()
-		away, holds, due := p.away, p.holds, time.Since(p.renewed) >= t.o.TTL/4
+		away, holds, due := p.away, slices.Clone(p.holds), time.Since(p.renewed) >= t.o.TTL/4
+		all, own := slices.Clone(p.parts), own(p.parts)
 		over := !p.expires.IsZero() && time.Now().After(p.expires)
 		a.mu.Unlock()
 		var err error
 		switch {
 		case over:
 			err = t.expire(ctx, b, p)
-		case away && len(p.parts) > 0:
-			err = t.holdAnew(ctx, b, p, p.parts)
+		case away && len(all) > 0:
+			err = t.holdAnew(ctx, b, p, own)
 		case due:
 			for _, id := range holds {
 				if _, err = b.Renew(ctx, a.tenant, id, p.most, t.o.TTL, nil); err != nil {
@@ -229,10 +236,14 @@ const anew = "#"
 
 // holdAnew holds parts of a promise that was made already, whatever the counters have left.
 func (t *Treasury) holdAnew(ctx context.Context, b *redis.Budgets, p *promise, parts []part) error {
+	return t.holdAs(ctx, b, p, p.id+anew, parts)
+}
+
+func (t *Treasury) holdAs(ctx context.Context, b *redis.Budgets, p *promise, id string, parts []part) error {
 	if len(parts) == 0 {
 		return nil
 	}
-	h := redis.Hold{ID: p.id + anew, Amount: p.most, TTL: t.o.TTL}
+	h := redis.Hold{ID: id, Amount: p.most, TTL: t.o.TTL}
 	for _, part := range parts {
 		h.Limits = append(h.Limits, redis.Limit{Counter: part.Counter, Ceiling: part.Ceiling})
 	}
@@ -244,40 +255,79 @@ func (t *Treasury) holdAnew(ctx context.Context, b *redis.Budgets, p *promise, p
 		p.away = false
 		p.of.allowed -= p.most
 	}
-	p.holds, p.renewed = append(p.holds, h.ID), time.Now()
+	if !slices.Contains(p.holds, h.ID) {
+		p.holds = append(p.holds, h.ID)
+	}
+	p.renewed, p.epoch = time.Now(), b.Epoch()
 	p.of.mu.Unlock()
+	p.of.knows(b)
 	if t.find(p.id) == nil { // it was settled meanwhile, and perhaps told before it was held
+		p.of.mu.Lock()
+		defer p.of.mu.Unlock()
 		t.clerk.add(t.settling(p))
 	}
 	return nil
 }
 
-// expire ends a promise that nobody has settled: all of it counts as spent, until the ledger has its trace.
-func (t *Treasury) expire(ctx context.Context, b *redis.Budgets, p *promise) error {
-	var leased []part
-	for _, part := range p.parts {
-		if part.Lease != "" {
-			leased = append(leased, part)
+// own are the parts that no lease has.
+func own(parts []part) (list []part) {
+	for _, part := range parts {
+		if part.Lease == "" {
+			list = append(list, part)
 		}
 	}
-	if err := t.holdAnew(ctx, b, p, leased); err != nil {
-		return err
+	return list
+}
+
+// knows notes that something of the account is in the epoch now, unless it is in another already.
+func (a *account) knows(b *redis.Budgets) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.epoch == "" {
+		a.epoch = b.Epoch()
 	}
-	for _, id := range p.holds {
-		if err := b.Lapse(ctx, p.of.tenant, id); err != nil {
+}
+
+// expire ends a promise that nobody has settled: all of it counts as spent, until the ledger has its trace. What it has
+// of leases becomes a hold of its own first, for what a lease has spent is told, and confirmed by the ledger with the
+// minute.
+func (t *Treasury) expire(ctx context.Context, b *redis.Budgets, p *promise) error {
+	a := p.of
+	a.mu.Lock()
+	mine, leased, away := own(p.parts), slices.Clone(p.parts), p.away
+	a.mu.Unlock()
+	leased = slices.DeleteFunc(leased, func(part part) bool { return part.Lease == "" })
+	if away {
+		if err := t.holdAnew(ctx, b, p, mine); err != nil {
 			return err
 		}
 	}
+	if err := t.holdAs(ctx, b, p, p.id+anew+anew, leased); err != nil {
+		return err
+	}
 	t.mu.Lock()
-	delete(t.open, p.id)
+	settled := t.open[p.id] != p
+	if !settled {
+		delete(t.open, p.id)
+	}
 	t.mu.Unlock()
+	if settled { // meanwhile
+		return nil
+	}
 	t.stats.expired.Add(1)
-	p.of.mu.Lock()
-	defer p.of.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, part := range leased {
-		if l := p.of.leases[part.Lease]; l != nil {
+		if l := a.leases[part.Lease]; l != nil {
 			l.Settle(p.most, p.most) // its own hold has it now
 		}
+	}
+	if p.away { // of budgets that nobody knows
+		p.away = false
+		a.allowed -= p.most
+	}
+	for _, id := range p.holds {
+		t.clerk.add(&task{of: a, holds: []string{id}, lapse: true})
 	}
 	return t.journal.write(journalRecord{Kind: recordEnd, ID: p.id})
 }
@@ -286,43 +336,65 @@ func (t *Treasury) expire(ctx context.Context, b *redis.Budgets, p *promise) err
 // of them.
 func (t *Treasury) reassert(ctx context.Context, b *redis.Budgets, a *account) error {
 	a.mu.Lock()
-	var leases []*lease
-	for _, l := range a.leases {
-		if l.Left = 0; l.Open > 0 {
-			leases = append(leases, l)
-		}
-	}
 	clear(a.left)
 	a.mu.Unlock()
 	if err := t.tellAll(ctx, b, a.tenant); err != nil {
 		return err
 	}
-	for _, l := range leases {
-		a.mu.Lock()
-		open, from := l.Open, time.Now()
-		a.mu.Unlock()
-		if _, err := b.Reassert(ctx, a.tenant, redis.Hold{ID: l.ID, Amount: open, TTL: t.o.TTL, Limits: []redis.Limit{{Counter: l.counter, Ceiling: l.ceiling}}}); err != nil {
-			return err
+	for {
+		leases, promises := t.strangers(b, a)
+		if len(leases)+len(promises) == 0 {
+			return nil
 		}
-		a.mu.Lock()
-		l.lapsed, l.Expires = false, from.Add(t.o.TTL)
-		a.mu.Unlock()
-	}
-	for _, p := range t.promises(a) {
-		var own []part
-		for _, part := range p.parts {
-			if part.Lease == "" {
-				own = append(own, part)
+		for _, l := range leases {
+			a.mu.Lock()
+			l.Left = 0 // calls that were settled meanwhile have left something, which is not held
+			open, from := l.Open, time.Now()
+			a.mu.Unlock()
+			if _, err := b.Reassert(ctx, a.tenant, redis.Hold{ID: l.ID, Amount: open, TTL: t.o.TTL, Limits: []redis.Limit{{Counter: l.counter, Ceiling: l.ceiling}}}); err != nil {
+				return err
+			}
+			a.mu.Lock()
+			l.lapsed, l.Expires, l.epoch = false, from.Add(t.o.TTL), b.Epoch()
+			a.mu.Unlock()
+		}
+		for _, p := range promises {
+			a.mu.Lock()
+			own := own(p.parts)
+			a.mu.Unlock()
+			if err := t.holdAnew(ctx, b, p, own); err != nil {
+				return err
 			}
 		}
-		if err := t.holdAnew(ctx, b, p, own); err != nil {
-			return err
+	}
+}
+
+// strangers are the account's leases and own holds that the epoch does not know. Where there are none, the account is
+// known to it from now on.
+func (t *Treasury) strangers(b *redis.Budgets, a *account) (leases []*lease, promises []*promise) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.leases {
+		if l.epoch == b.Epoch() {
+			continue
+		}
+		if l.Left = 0; l.Open > 0 {
+			leases = append(leases, l)
+		} else {
+			l.lapsed, l.epoch = true, b.Epoch()
 		}
 	}
-	a.mu.Lock()
-	a.epoch, a.closed = b.Epoch(), time.Time{}
-	a.mu.Unlock()
-	return nil
+	for _, p := range t.open {
+		if p.of == a && p.epoch != "" && p.epoch != b.Epoch() && len(own(p.parts)) > 0 {
+			promises = append(promises, p)
+		}
+	}
+	if len(leases)+len(promises) == 0 {
+		a.epoch, a.closed = b.Epoch(), time.Time{}
+	}
+	return leases, promises
 }
 
 // tellAll tells all totals that are remembered of a tenant, of whatever run.
@@ -350,6 +422,7 @@ type task struct {
 	of       *account
 	holds    []string // that end
 	counters []budget.Counter
+	lapse    bool // they end as their time would end them: spent until the ledger knows
 	done     func()
 }
 
@@ -456,7 +529,11 @@ func (t *Treasury) do(ctx context.Context, k *task) bool {
 	ctx, cancel := context.WithTimeout(ctx, t.o.Patience)
 	defer cancel()
 	for _, id := range k.holds {
-		if err := b.Settle(ctx, a.tenant, id, k.counters, totals); err != nil {
+		end := func() error { return b.Settle(ctx, a.tenant, id, k.counters, totals) }
+		if k.lapse {
+			end = func() error { return b.Lapse(ctx, a.tenant, id) }
+		}
+		if err := end(); err != nil {
 			t.failed(b, a, err)
 			return false
 		}

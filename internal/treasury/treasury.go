@@ -109,6 +109,8 @@ type Treasury struct {
 	mu       sync.Mutex
 	accounts map[string]*account
 	open     map[string]*promise
+	holding  map[string]chan struct{} // ids that are being promised; closed at the end
+	doubts   []doubt
 	dead     []*affairs // of earlier runs, to be put in order
 
 	stats struct {
@@ -132,7 +134,7 @@ func Open(o Options) (*Treasury, error) {
 	}
 	t := &Treasury{
 		o: o, run: o.Process + runMark + rand.Text()[:10], journal: j, kick: make(chan struct{}, 1),
-		accounts: map[string]*account{}, open: map[string]*promise{},
+		accounts: map[string]*account{}, open: map[string]*promise{}, holding: map[string]chan struct{}{},
 	}
 	t.clerk = newClerk(t)
 	if err := t.inherit(); err != nil {

@@ -148,15 +148,17 @@ func newWorld(t *testing.T, on tester, s *server, budgets []budget.Budget, gatew
 	}
 	w.clock.Store(time.Now().Truncate(time.Hour).UnixNano())
 	w.setBudgets(budgets)
-	ctx, stop := context.WithCancel(context.Background())
-	w.stop = stop
-	w.done.Add(1)
-	go func() { defer w.done.Done(); w.work(ctx) }()
 	for i := range gateways {
 		dir, err := os.MkdirTemp("", "treasury-*")
 		require.NoError(on, err)
 		g := &gateway{w: w, name: fmt.Sprintf("gw%d", i), dir: dir, log: slog.New(slog.DiscardHandler)}
 		w.gateways = append(w.gateways, g)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	w.stop = stop
+	w.done.Add(1)
+	go func() { defer w.done.Done(); w.work(ctx) }()
+	for _, g := range w.gateways {
 		g.start()
 	}
 	return w
@@ -216,7 +218,7 @@ func (w *world) reconcile(ctx context.Context) {
 		if e.accepted.Truncate(time.Minute).After(upTo[e.process]) {
 			continue
 		}
-		settled = append(settled, e.id, e.id+anew)
+		settled = append(settled, e.id, e.id+anew, e.id+anew+anew)
 		for _, c := range e.counters {
 			sums[c] += e.cost
 		}

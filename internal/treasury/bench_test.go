@@ -1,0 +1,137 @@
+package treasury
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/redis"
+	"github.com/flyball-dev/flyball/internal/usage"
+)
+
+// leasing is a treasury with one budget and a lease of all of it, with nobody to be asked.
+func leasing(b *testing.B) (*Treasury, budget.Counter) {
+	list := []budget.Budget{{ID: "month", Tenant: tenant, Per: budget.PerTenant, Period: budget.Month, Ceiling: budget.MaxMicro}}
+	at := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+	client := redis.Open(redis.Options{Addr: "127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
+	t, err := Open(Options{
+		Dir: b.TempDir(), Process: "gw", Redis: client, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return at },
+		Budgets: func(string) ([]budget.Budget, bool) { return list, true },
+		Away:    func(string) Away { return Away{Closed: true} },
+	})
+	require.NoError(b, err)
+	b.Cleanup(func() { _ = t.Close(); _ = client.Close() })
+	counter, _ := list[0].Counter(budget.Call{Tenant: tenant}, at)
+	t.account(tenant).leases["l"] = &lease{Lease: budget.Lease{ID: "l", Left: budget.MaxMicro / 2, Expires: time.Now().Add(time.Hour)}, counter: counter, taken: budget.MaxMicro / 2}
+	return t, counter
+}
+
+// BenchmarkLeaseDecision is what finding and taking the amount costs: no journal.
+func BenchmarkLeaseDecision(b *testing.B) {
+	t, _ := leasing(b)
+	a := t.account(tenant)
+	budgets, _ := t.o.Budgets(tenant)
+	c := Call{Of: budget.Call{Tenant: tenant}, Most: 10}
+	b.ReportAllocs()
+	for b.Loop() {
+		wants := t.wants(budgets, c)
+		p := promise{of: a, most: 10}
+		if taken, _ := a.takeFrom(&p, &wants[0]); !taken {
+			b.Fatal("the lease has too little")
+		}
+		a.leases["l"].Settle(10, 0)
+	}
+}
+
+// BenchmarkLeaseHoldSettle is a call's whole way, with both records of the journal and its span.
+func BenchmarkLeaseHoldSettle(b *testing.B) {
+	t, _ := leasing(b)
+	at := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+	span := usage.Span{TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", SpanID: "00f067aa0ba902b7", TenantID: tenant, Model: "gpt-5", Provider: "openai", Timestamp: at, Tags: map[string]string{"virtual_key": "k"}}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		i++
+		id := "4bf92f3577b34da6a3ce929d0e0e4736/" + strconv.Itoa(i)
+		if _, err := t.Hold(context.Background(), Call{ID: id, Of: budget.Call{Tenant: tenant}, Most: 10, Span: span}); err != nil {
+			b.Fatal(err)
+		}
+		t.Settle(id, 5_000_000, at)
+	}
+}
+
+// BenchmarkLeaseJournal is the journal's part of it.
+func BenchmarkLeaseJournal(b *testing.B) {
+	t, counter := leasing(b)
+	r := journalRecord{Kind: recordPromise, Run: t.run, ID: "t/s", Tenant: tenant, Amount: 10, Parts: []part{{Counter: counter, Lease: "l"}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = t.journal.write(r)
+		_ = t.journal.write(journalRecord{Kind: recordSettle, Run: t.run, ID: "t/s", Amount: 5, At: time.Unix(1_800_000_000, 0)})
+	}
+}
+
+// TestBenchRedis sends holds at a fixed rate, whether or not those before were answered, and a script that does nothing
+// at the same rate. A call's time is from when it was due.
+func TestBenchRedis(t *testing.T) {
+	if os.Getenv("FLYBALL_BENCH") != "budget" {
+		t.Skip("FLYBALL_BENCH=budget measures Redis")
+	}
+	s := newServer(t)
+	client := redis.Open(redis.Options{Addr: s.addr, Logger: slog.New(slog.DiscardHandler)})
+	defer func() { _ = client.Close() }()
+	plain := goredis.NewClient(&goredis.Options{Addr: s.addr, PoolSize: 64})
+	defer func() { _ = plain.Close() }()
+	b, err := client.Budgets(t.Context())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { open, err := b.Reopen(t.Context(), tenant, 0); return err == nil && open }, patience, time.Millisecond)
+	nothing := goredis.NewScript("return 1")
+	require.NoError(t, nothing.Load(t.Context(), plain).Err())
+	counter, _ := nested(budget.MaxMicro, 1, 1)[0].Counter(budget.Call{Tenant: tenant}, time.Now())
+	noop := func(int) error { return nothing.EvalSha(t.Context(), plain, []string{"k"}).Err() }
+	hold := func(i int) error {
+		_, err := b.Hold(t.Context(), tenant, redis.Hold{ID: strconv.Itoa(i), Amount: 1, TTL: 30 * time.Second, Limits: []redis.Limit{{Counter: counter, Ceiling: budget.MaxMicro}}})
+		return err
+	}
+	for _, rate := range []int{2_000, 10_000} {
+		p50, p99 := paced(t, rate, noop)
+		h50, h99 := paced(t, rate, hold)
+		t.Logf("%d/s: no-op p50 %v p99 %v, hold p50 %v p99 %v: %.1f and %.1f times", rate, p50, p99, h50, h99,
+			float64(h50)/float64(p50), float64(h99)/float64(p99))
+	}
+}
+
+var benchID int
+
+func paced(t *testing.T, rate int, do func(int) error) (p50, p99 time.Duration) {
+	took := make([]time.Duration, 2*rate)
+	var group sync.WaitGroup
+	start := time.Now()
+	for i := range took {
+		due := start.Add(time.Duration(i) * time.Second / time.Duration(rate))
+		if early := time.Until(due); early > 500*time.Microsecond {
+			time.Sleep(early)
+		}
+		benchID++
+		group.Add(1)
+		go func(id int) {
+			defer group.Done()
+			if err := do(id); err != nil {
+				t.Error(err)
+			}
+			took[i] = time.Since(due)
+		}(benchID)
+	}
+	group.Wait()
+	slices.Sort(took)
+	return took[len(took)/2].Round(time.Microsecond), took[len(took)*99/100].Round(time.Microsecond)
+}
