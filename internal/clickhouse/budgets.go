@@ -119,7 +119,7 @@ func (s *Store) budgets(ctx context.Context, where string, args []any, limit str
 type SpendQuery struct {
 	Tenant   string
 	Per      budget.Per
-	Of       []string // the keys, sessions or models; of a whole tenant the one ""
+	Of       []string // the keys, sessions or models, none: each; of a whole tenant the one ""
 	From, To time.Time
 }
 
@@ -136,14 +136,29 @@ func (s *Store) Spend(ctx context.Context, q SpendQuery) (map[string]budget.Micr
 	}
 	spend := make(map[string]budget.Micro, len(rows))
 	for _, r := range rows {
-		if !r.cost.IsInt64() { // nine million dollars
-			return nil, fmt.Errorf("summing what the budgets of %q have spent: %s pico-dollars are too much to count", q.Tenant, r.cost.String())
+		if r.cost.Sign() <= 0 {
+			continue
 		}
-		if amount := budget.Ceil(r.cost.Int64()); amount > 0 {
-			spend[r.of] += amount
+		amount, err := ceil(&r.cost)
+		if err != nil {
+			return nil, fmt.Errorf("summing what the budgets of %q have spent: %w", q.Tenant, err)
 		}
+		spend[r.of] = amount
 	}
 	return spend, nil
+}
+
+// ceil is a sum of pico-dollars in µ$, rounded up. An int64 holds only nine million dollars of the former.
+func ceil(pico *big.Int) (budget.Micro, error) {
+	const picoPerMicro = 1_000_000
+	micro, rest := new(big.Int).QuoRem(pico, big.NewInt(picoPerMicro), new(big.Int))
+	if rest.Sign() > 0 {
+		micro.Add(micro, big.NewInt(1))
+	}
+	if !micro.IsInt64() {
+		return 0, fmt.Errorf("%s pico-dollars are too much to count", pico)
+	}
+	return budget.Micro(micro.Int64()), nil
 }
 
 // sql reads whole hours from their rollup and the minutes before and after from theirs, where these have the dimension;
@@ -154,12 +169,12 @@ func (q SpendQuery) sql() (string, []any) {
 	if q.Per == budget.PerSession || q.Per == budget.PerKey {
 		column := map[budget.Per]string{budget.PerSession: "session_id", budget.PerKey: "tags['" + usage.TagVirtualKey + "']"}[q.Per]
 		return fmt.Sprintf(`SELECT %[1]s AS of, sum(toInt128(cost_pico_usd)) FROM spans
-WHERE tenant_id = {tenant:String} AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND %[1]s IN {of:Array(String)}
-GROUP BY of`, column), append(args, instant("from", q.From), instant("to", q.To))
+WHERE tenant_id = {tenant:String} AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND %s
+GROUP BY of`, column, q.which(column)), append(args, instant("from", q.From), instant("to", q.To))
 	}
 	of, where := "''", ""
 	if q.Per == budget.PerModel {
-		of, where = "requested_model", " AND requested_model IN {of:Array(String)}"
+		of, where = "requested_model", " AND "+q.which("requested_model")
 	}
 	first := q.From.Add(time.Hour - 1).Truncate(time.Hour)
 	last := q.To.Truncate(time.Hour)
@@ -174,6 +189,14 @@ GROUP BY of`, column), append(args, instant("from", q.From), instant("to", q.To)
 		part("kpi_1m", "minute", "from", "first"), part("kpi_1h", "hour", "first", "last"), part("kpi_1m", "minute", "last", "to"),
 	}, "\nUNION ALL ") + "\n) GROUP BY of"
 	return sql, append(args, instant("from", q.From), instant("first", first), instant("last", last), instant("to", q.To))
+}
+
+// which is the condition that a call is of what is asked about.
+func (q SpendQuery) which(column string) string {
+	if len(q.Of) == 0 {
+		return column + " != ''"
+	}
+	return column + " IN {of:Array(String)}"
 }
 
 // Spools returns up to when each spool that was heard in the last days has delivered what it had accepted.
@@ -194,14 +217,22 @@ func (s *Store) Spools(ctx context.Context) (map[string]time.Time, error) {
 	return all, nil
 }
 
-// TracesBefore returns which of the tenant's traces have a call in the store that ended in [from, to).
-func (s *Store) TracesBefore(ctx context.Context, tenant string, traces []string, from, to time.Time) ([]string, error) {
-	found, err := collect(ctx, s, `SELECT DISTINCT trace_id FROM spans
-WHERE tenant_id = {tenant:String} AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND trace_id IN {traces:Array(String)}`,
-		[]any{ch.Named("tenant", tenant), ch.Named("traces", traces), ch.Named("from", millis(from)), ch.Named("to", millis(to))},
-		func(rows driver.Rows, trace *string) error { return rows.Scan(trace) })
+// Call names one call: an agent's trace has many.
+type Call struct{ Trace, Span string }
+
+// CallsBefore returns which of the tenant's calls are in the store and ended in [from, to).
+func (s *Store) CallsBefore(ctx context.Context, tenant string, calls []Call, from, to time.Time) ([]Call, error) {
+	traces, spans := make([]string, len(calls)), make([]string, len(calls))
+	for i, c := range calls {
+		traces[i], spans[i] = c.Trace, c.Span
+	}
+	found, err := collect(ctx, s, `SELECT DISTINCT trace_id, span_id FROM spans
+WHERE tenant_id = {tenant:String} AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')}
+  AND trace_id IN {traces:Array(String)} AND has(arrayZip({traces:Array(String)}, {spans:Array(String)}), (trace_id, span_id))`,
+		[]any{ch.Named("tenant", tenant), ch.Named("traces", traces), ch.Named("spans", spans), ch.Named("from", millis(from)), ch.Named("to", millis(to))},
+		func(rows driver.Rows, c *Call) error { return rows.Scan(&c.Trace, &c.Span) })
 	if err != nil {
-		return nil, fmt.Errorf("looking for the traces of lapsed holds: %w", err)
+		return nil, fmt.Errorf("looking for the calls of lapsed holds: %w", err)
 	}
 	return found, nil
 }

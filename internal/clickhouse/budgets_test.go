@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"fmt"
+	"math/big"
 	"testing"
 	"time"
 
@@ -63,12 +64,25 @@ func testBudgets(t *testing.T, s *Store) {
 	require.Equal(t, map[string]budget.Micro{"k3": 75}, spend(budget.PerKey, far, now, "k3"))
 	require.Empty(t, spend(budget.PerTenant, now, now.Add(time.Hour), ""))
 
-	traces, err := s.TracesBefore(t.Context(), "org_b", []string{"b3", "x", "none", "b150"}, now.Add(-time.Hour), now)
+	require.Equal(t, map[string]budget.Micro{"k0": 75, "k1": 75, "k2": 75, "k3": 75}, spend(budget.PerKey, far, now), "each")
+	require.Equal(t, map[string]budget.Micro{"m0": 101, "m1": 101, "m2": 99}, spend(budget.PerModel, far, now), "each")
+
+	calls, err := s.CallsBefore(t.Context(), "org_b", []Call{{"b3", "s"}, {"b4", "another of its trace"}, {"x", "s"}, {"none", "s"}, {"b150", "s"}}, now.Add(-time.Hour), now)
 	require.NoError(t, err)
-	require.Equal(t, []string{"b3"}, traces, "of its own tenant, in time")
+	require.Equal(t, []Call{{"b3", "s"}}, calls, "of its own tenant, in time, that very call")
 	require.NoError(t, s.Watermark(t.Context(), "one", at))
 	require.NoError(t, s.Watermark(t.Context(), "one", at.Add(time.Minute)))
 	spools, err := s.Spools(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, at.Add(time.Minute), spools["one"])
+}
+
+func TestSumsBeyondWhatPicoDollarsHold(t *testing.T) {
+	t.Parallel()
+	pico, _ := new(big.Int).SetString("20000000000000000001", 10) // 20 M$ and a pico-dollar
+	micro, err := ceil(pico)
+	require.NoError(t, err)
+	require.Equal(t, budget.Micro(20_000_000_000_001), micro)
+	_, err = ceil(new(big.Int).Lsh(pico, 64))
+	require.Error(t, err)
 }

@@ -204,6 +204,7 @@ for k = 1, #all, 2 do
     if settled[all[k]] then redis.call('HDEL', counter, all[k]) else spent = spent + n(all[k + 1]) end
   end
 end
+redis.call('SADD', base .. ':counters', counter)
 redis.call('HSET', counter, 'as_of', ARGV[3], 'confirmed', ARGV[1], 'spent', string.format('%.0f', spent))
 local last = n(ARGV[2])
 if last == 0 then last = now + 604800000 end

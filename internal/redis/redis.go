@@ -51,12 +51,13 @@ func Open(o Options) *Client {
 	return c
 }
 
-// recogniseScript begins another epoch when the server is not the process that it was. ARGV: its run id, a new epoch.
+// recogniseScript begins another epoch when the server is not the process that it was, or has an epoch and does not say
+// whose: it was wiped, then saved, then restarted. ARGV: its run id, a new epoch.
 var recogniseScript = goredis.NewScript(`
 local before = redis.call('GET', KEYS[1])
 if before == ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
-if before then redis.call('SET', KEYS[2], ARGV[2]) end
+if before or redis.call('EXISTS', KEYS[2]) == 1 then redis.call('SET', KEYS[2], ARGV[2]) end
 return 1
 `)
 

@@ -176,13 +176,18 @@ func (b *book) Spend(_ context.Context, q clickhouse.SpendQuery) (map[string]bud
 	for _, of := range q.Of {
 		sums[of] = b.spend[string(q.Per)+of]
 	}
+	for name, spent := range b.spend {
+		if of, ok := strings.CutPrefix(name, string(q.Per)); ok && len(q.Of) == 0 {
+			sums[of] = spent
+		}
+	}
 	return sums, nil
 }
 
 func (b *book) Spools(context.Context) (map[string]time.Time, error) { return b.spools, nil }
 
-func (b *book) TracesBefore(_ context.Context, _ string, traces []string, _, _ time.Time) ([]string, error) {
-	return slices.DeleteFunc(slices.Clone(traces), func(t string) bool { return !slices.Contains(b.traces, t) }), nil
+func (b *book) CallsBefore(_ context.Context, _ string, calls []clickhouse.Call, _, _ time.Time) ([]clickhouse.Call, error) {
+	return slices.DeleteFunc(slices.Clone(calls), func(c clickhouse.Call) bool { return !slices.Contains(b.traces, c.Trace) }), nil
 }
 
 // A Redis that was wiped has what the ledger has, and what gateways have told since; lapsed holds are spent until the

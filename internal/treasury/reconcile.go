@@ -19,7 +19,7 @@ import (
 type Ledger interface {
 	Spend(ctx context.Context, q clickhouse.SpendQuery) (map[string]budget.Micro, error)
 	Spools(ctx context.Context) (map[string]time.Time, error)
-	TracesBefore(ctx context.Context, tenant string, traces []string, from, to time.Time) ([]string, error)
+	CallsBefore(ctx context.Context, tenant string, calls []clickhouse.Call, from, to time.Time) ([]clickhouse.Call, error)
 }
 
 // Reconciler sets Redis's counters by the ledger, and opens the budgets of a Redis that is new. Any number may run.
@@ -115,6 +115,10 @@ func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant
 	if err != nil {
 		return err
 	}
+	_, open, err := counters.Read(ctx, tenant, nil)
+	if err != nil {
+		return err
+	}
 	upTo := map[string]time.Time{}
 	for spool, at := range spools {
 		if at.After(cut) {
@@ -123,7 +127,7 @@ func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant
 		upTo[spool] = at.Truncate(time.Minute).Add(-time.Minute)
 	}
 	for _, b := range budgets {
-		if err := r.budget(ctx, counters, b, live, upTo, cut, now); err != nil {
+		if err := r.budget(ctx, counters, b, live, !open, upTo, cut, now); err != nil {
 			return err
 		}
 	}
@@ -131,8 +135,10 @@ func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant
 	return err
 }
 
-// budget sets all counters of one budget that Redis has, and that of now.
-func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budget.Budget, live []redis.Live, upTo map[string]time.Time, cut, now time.Time) error {
+// budget sets all counters of one budget that Redis has, and that of now. Where Redis is new, or the budget is, it has
+// none of the keys, sessions and models that have spent already: the ledger names them. A new budget of sessions learns
+// of each when it calls next, since looking for all of them again and again costs too much.
+func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budget.Budget, live []redis.Live, rebuild bool, upTo map[string]time.Time, cut, now time.Time) error {
 	windows := map[budget.Window][]budget.Counter{}
 	presumed := map[budget.Counter][]string{}
 	for _, l := range live {
@@ -143,6 +149,11 @@ func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budg
 	}
 	if c, ok := b.Counter(budget.Call{Tenant: b.Tenant}, now); ok && !slices.Contains(windows[c.Window], c) {
 		windows[c.Window] = append(windows[c.Window], c)
+	}
+	current := b.Window(now)
+	rebuild = rebuild || b.Per != budget.PerSession && len(windows[current]) == 0
+	if _, ok := windows[current]; rebuild && !ok {
+		windows[current] = nil
 	}
 	for window, list := range windows {
 		from, to := window.From, window.To
@@ -156,11 +167,23 @@ func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budg
 		for _, c := range list {
 			q.Of = append(q.Of, c.Of)
 		}
+		if b.Only != "" {
+			q.Of = []string{b.Only}
+		} else if rebuild && window == current {
+			q.Of = nil
+		}
 		at, spend := r.Now(), map[string]budget.Micro{}
 		if from.Before(to) {
 			var err error
 			if spend, err = r.Ledger.Spend(ctx, q); err != nil {
 				return err
+			}
+		}
+		if rebuild && window == current {
+			for of := range spend {
+				if c := (budget.Counter{Budget: b.ID, Of: of, Window: window}); !slices.Contains(list, c) {
+					list = append(list, c)
+				}
 			}
 		}
 		for _, c := range list {
@@ -177,29 +200,27 @@ func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budg
 	return nil
 }
 
-// settled are the lapsed holds whose call the ledger has: they begin with its trace.
+// settled are the lapsed holds whose call the ledger has. Another call of the same trace says nothing of it.
 func (r *Reconciler) settled(ctx context.Context, tenant string, holds []string, to time.Time) ([]string, error) {
-	if len(holds) == 0 {
-		return nil, nil
-	}
-	var traces []string
+	var calls []clickhouse.Call
+	of := map[clickhouse.Call][]string{} // a call may have been held more than once
 	for _, id := range holds {
-		if trace, _, ok := strings.Cut(id, "/"); ok && !strings.HasPrefix(id, leasePrefix) {
-			traces = append(traces, trace)
+		name := strings.TrimRight(id, anew)
+		if slash := strings.LastIndexByte(name, '/'); slash > 0 && !strings.HasPrefix(id, leasePrefix) {
+			call := clickhouse.Call{Trace: name[:slash], Span: name[slash+1:]}
+			calls, of[call] = append(calls, call), append(of[call], id)
 		}
 	}
-	if len(traces) == 0 {
+	if len(calls) == 0 {
 		return nil, nil
 	}
-	found, err := r.Ledger.TracesBefore(ctx, tenant, traces, to.Add(-sessionsBack), to)
+	found, err := r.Ledger.CallsBefore(ctx, tenant, calls, to.Add(-sessionsBack), to)
 	if err != nil {
 		return nil, err
 	}
 	var settled []string
-	for _, id := range holds {
-		if trace, _, _ := strings.Cut(id, "/"); slices.Contains(found, trace) && !strings.HasPrefix(id, leasePrefix) {
-			settled = append(settled, id)
-		}
+	for _, c := range found {
+		settled = append(settled, of[c]...)
 	}
 	return settled, nil
 }

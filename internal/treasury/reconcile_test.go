@@ -1,0 +1,110 @@
+package treasury
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/redis"
+)
+
+// ledgerOf answers as the store does: of what is named, or of each.
+type ledgerOf struct {
+	spend  map[budget.Per]map[string]budget.Micro
+	calls  []clickhouse.Call
+	spools map[string]time.Time
+}
+
+func (l *ledgerOf) Spools(context.Context) (map[string]time.Time, error) { return l.spools, nil }
+
+func (l *ledgerOf) Spend(_ context.Context, q clickhouse.SpendQuery) (map[string]budget.Micro, error) {
+	if len(q.Of) == 0 {
+		return l.spend[q.Per], nil
+	}
+	named := map[string]budget.Micro{}
+	for _, of := range q.Of {
+		if m := l.spend[q.Per][of]; m > 0 {
+			named[of] = m
+		}
+	}
+	return named, nil
+}
+
+func (l *ledgerOf) CallsBefore(_ context.Context, _ string, calls []clickhouse.Call, _, _ time.Time) (found []clickhouse.Call, _ error) {
+	for _, c := range calls {
+		for _, known := range l.calls {
+			if c == known {
+				found = append(found, c)
+			}
+		}
+	}
+	return found, nil
+}
+
+// A Redis that lost everything knows, when its budgets open, what every key, session and model has spent, and not only
+// the tenant: the first call after it is refused like the last one before.
+func TestWipedCountersAreRebuilt(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	client := redis.Open(redis.Options{Addr: server.Addr(), Logger: slog.New(slog.DiscardHandler)})
+	t.Cleanup(func() { _ = client.Close() })
+	now := time.Now().UTC()
+	ledger := &ledgerOf{spend: map[budget.Per]map[string]budget.Micro{
+		budget.PerTenant: {"": 190}, budget.PerKey: {"k1": 100, "k2": 90}, budget.PerSession: {"s1": 100}, budget.PerModel: {"m1": 100},
+	}}
+	var versions []budget.Version
+	call := budget.Call{Tenant: "org", Key: "k1", Session: "s1", Model: "m1"}
+	for _, per := range []budget.Per{budget.PerTenant, budget.PerKey, budget.PerSession, budget.PerModel} {
+		b := budget.Budget{ID: string(per), Tenant: "org", Per: per, Period: budget.Day, Ceiling: 100}
+		switch per {
+		case budget.PerSession:
+			b.Period = budget.Session
+		case budget.PerTenant:
+			b.Ceiling = 1000
+		}
+		versions = append(versions, budget.Version{Budget: b})
+	}
+	r := &Reconciler{
+		Budgets: func(context.Context) ([]budget.Version, error) { return versions, nil },
+		Redis:   client, Ledger: ledger, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }, Grace: time.Millisecond,
+	}
+	open := func() *redis.Budgets {
+		var counters *redis.Budgets
+		require.Eventually(t, func() bool {
+			require.NoError(t, r.Reconcile(t.Context()))
+			var err error
+			counters, err = client.Budgets(t.Context())
+			require.NoError(t, err)
+			_, open, err := counters.Read(t.Context(), "org", nil)
+			return err == nil && open
+		}, 5*time.Second, 5*time.Millisecond)
+		return counters
+	}
+	for range 2 {
+		counters := open()
+		for _, v := range versions {
+			c, ok := v.Counter(call, now)
+			require.True(t, ok)
+			grant, err := counters.Hold(t.Context(), "org", redis.Hold{ID: "t/" + v.ID, Amount: 1, TTL: time.Minute, Limits: []redis.Limit{{Counter: c, Ceiling: v.Ceiling}}})
+			require.NoError(t, err)
+			require.Equal(t, v.Per == budget.PerTenant, grant.Granted, "%s: %v left", v.Per, grant.Left)
+		}
+		server.FlushAll()
+	}
+}
+
+// A hold that lapsed is settled by its own call in the ledger, not by another of the same trace.
+func TestLapsedHoldsAreSettledByTheirOwnCall(t *testing.T) {
+	t.Parallel()
+	ledger := &ledgerOf{calls: []clickhouse.Call{{Trace: "t", Span: "a"}, {Trace: "u/v", Span: "b"}}}
+	r := &Reconciler{Ledger: ledger}
+	settled, err := r.settled(t.Context(), "org", []string{"t/b", "t/a", "u/v/b", leasePrefix + "run/1"}, time.Now())
+	require.NoError(t, err)
+	require.Equal(t, []string{"t/a", "u/v/b"}, settled)
+}
