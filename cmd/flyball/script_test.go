@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 // TestScript runs testdata/script. Each script has a server of its own in $URL: the simulator's
-// control API, the complexity of tasks, an ingest that knows a span again by its id, and a real one of scores.
+// control API, the complexity of tasks, budgets, an ingest that knows a span again by its id, and a real one of scores.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -42,8 +42,14 @@ func TestScript(t *testing.T) {
 				return err
 			}
 			handler.Handle("/v1/quality", quality.Handler())
+			budgets, closeBudgets, err := budgetServer()
+			if err != nil {
+				return err
+			}
+			handler.Handle("/v1/budgets", budgets)
+			handler.Handle("/v1/budgets/", budgets)
 			server := httptest.NewServer(handler)
-			env.Defer(func() { server.Close(); _ = quality.Close() })
+			env.Defer(func() { server.Close(); closeBudgets(); _ = quality.Close() })
 			env.Setenv("URL", server.URL)
 			return nil
 		},
