@@ -46,9 +46,10 @@ func doctorCommand() *cobra.Command {
 		Short: "Check every connection and push a canary through both ends of the loop",
 		Long: "Check every connection, then push a canary of the tenant " + canaryTenant + " through both ends of the loop:\n" +
 			"  in:   a call through ingest, storage and rollups, and whether the sweep ticks over them;\n" +
-			"  out:  a flag through a durable alert loop, Redis and the gateway's decision, and off again.\n" +
+			"  out:  a flag through a durable alert loop, Redis and the gateway's decision, and off again;\n" +
+			"        a budget of one micro-dollar through ClickHouse and Redis to the gateway's refusal, and removed again.\n" +
 			notExercised + "\n" +
-			"Each hop is one line; the first that fails is named with its mend. The canary leaves no flag behind.\n" +
+			"Each hop is one line; the first that fails is named with its mend. The canary leaves no flag and no budget behind.\n" +
 			"Where ingest and gateway want a token, it is taken from the environment variable " + ingestToken + ": one\n" +
 			"that is trusted for all tenants.\n" +
 			"Exit 0 when all hops work, 3 when a service does not answer, 1 when a later hop fails.",
@@ -103,6 +104,7 @@ type examination struct {
 	loop     *activities.Loop
 	slack    *notify.Slack // nil: not configured
 	flagged  bool          // a flag was ordered, and so may be on
+	budgeted bool          // a budget was set, and so may be in force
 }
 
 // doctor examines what the options name.
@@ -271,6 +273,8 @@ func (e *examination) canary() []hop {
 			}
 			return e.decided(ctx, canaryModel)
 		}, exitFailed},
+		{"a budget refuses a call", "read the logs of gateway and worker: budgets need Redis, ClickHouse and a worker that opens them, and the token (environment variable " + ingestToken + ") the scopes decide and budgets", e.budgetRefuses, exitFailed},
+		{"the budget is gone", "remove it: flyball budget remove " + canaryTenant + " " + canaryBudget, e.removeBudget, exitFailed},
 	}
 }
 
@@ -375,15 +379,20 @@ func (e *examination) decided(ctx context.Context, want string) error {
 	return err
 }
 
-// abandon takes the canary's flag off after a failure, also when whoever called the doctor has gone.
+// abandon takes the canary's flag off and its budget away after a failure, also when whoever called the doctor has gone.
 func (e *examination) abandon(ctx context.Context) error {
-	if !e.flagged {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := e.setFlag(ctx, "abandon", 0); err != nil {
-		return fmt.Errorf("the canary's flag could not be taken off, and ends by itself within %s: %w", canaryExpiry, err)
+	var errs []error
+	if e.flagged {
+		if err := e.setFlag(ctx, "abandon", 0); err != nil {
+			errs = append(errs, fmt.Errorf("the canary's flag could not be taken off, and ends by itself within %s: %w", canaryExpiry, err))
+		}
 	}
-	return nil
+	if e.budgeted {
+		if err := e.removeBudget(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("the canary's budget could not be removed, and binds the tenant %s alone: %w", canaryTenant, err))
+		}
+	}
+	return errors.Join(errs...)
 }

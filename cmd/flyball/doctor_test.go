@@ -28,10 +28,15 @@ type patient struct {
 	deaf     bool  // the gateway never obeys
 	stubborn bool  // it goes on obeying
 	away     error // the loop
+	lavish   bool  // budgets refuse nothing
+	closed   bool  // budgets cannot be asked, and so everything is refused
+	forgets  bool  // budgets are not removed
 
 	mu     sync.Mutex
 	orders []contract.SetFlagRequest
 	ids    []string // of the orders
+	budget bool     // is set
+	given  []string // back: holds
 }
 
 func (p *patient) NewWithStartWorkflowOperation(client.StartWorkflowOptions, any, ...any) client.WithStartWorkflowOperation {
@@ -65,6 +70,27 @@ func (p *patient) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/v1/spans" && p.refuses:
 		http.Error(w, "send a valid ingest token", http.StatusUnauthorized)
+	case strings.HasPrefix(r.URL.Path, "/v1/budgets"):
+		p.budgets(w, r)
+	case r.URL.Path == "/v1/settle":
+		var report struct {
+			Hold string `json:"hold_id"`
+		}
+		_ = json.NewDecoder(r.Body).Decode(&report)
+		p.mu.Lock()
+		p.given = append(p.given, report.Hold)
+		p.mu.Unlock()
+		_, _ = w.Write([]byte("{}"))
+	case r.URL.Path == "/v1/decide" && p.isSet():
+		code := "budget_exceeded"
+		if p.closed {
+			code = "budgets_unavailable"
+		}
+		answer := map[string]any{"model": canaryModel, "stop": true, "refusal": map[string]any{"code": code}}
+		if p.lavish {
+			answer = map[string]any{"model": canaryModel, "hold_id": "canary/budget"}
+		}
+		_ = json.NewEncoder(w).Encode(answer)
 	case r.URL.Path == "/v1/decide":
 		model := canaryModel
 		if p.share() > 0 && !p.deaf {
@@ -76,9 +102,37 @@ func (p *patient) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func (p *patient) isSet() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.budget
+}
+
+// budgets has room for the canary's alone.
+func (p *patient) budgets(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch r.Method {
+	case http.MethodPut:
+		p.budget = true
+	case http.MethodDelete:
+		if p.forgets {
+			http.Error(w, "the store is away", http.StatusServiceUnavailable)
+			return
+		}
+		p.budget = false
+	}
+	list := []map[string]any{}
+	if p.budget {
+		list = append(list, map[string]any{"id": canaryBudget, "ceiling_usd": 0.000001})
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"budgets": list})
+}
+
 func TestDoctorNamesTheHopThatFails(t *testing.T) {
 	t.Parallel()
 	const ack, on, obeys, off = "a call is acknowledged", "a durable loop puts a flag on", "the gateway obeys it", "the flag comes off"
+	const holds, gone = "a budget refuses a call", "the budget is gone"
 	for name, tc := range map[string]struct {
 		ill    *patient
 		cut    time.Duration // after which whoever called gives up
@@ -92,6 +146,9 @@ func TestDoctorNamesTheHopThatFails(t *testing.T) {
 		"the loop is away":    {ill: &patient{away: errors.New("no worker")}, fails: on, says: "no worker", orders: 2, also: "could not be taken off, and ends by itself within 2m0s"},
 		"the gateway is deaf": {ill: &patient{deaf: true}, fails: obeys, says: `it decides "canary", want "canary-rerouted"`, orders: 2},
 		"the flag stays":      {ill: &patient{stubborn: true}, fails: off, says: `it decides "canary-rerouted", want "canary"`, orders: 3},
+		"budgets are lavish":  {ill: &patient{lavish: true}, fails: holds, says: "was let through", orders: 3},
+		"budgets are away":    {ill: &patient{closed: true}, fails: holds, says: `not refused by its budget: stop is true, the code "budgets_unavailable"`, orders: 3},
+		"the budget stays":    {ill: &patient{forgets: true}, fails: gone, says: "the store is away", orders: 3, also: "the canary's budget could not be removed, and binds the tenant flyball-canary alone"},
 		"the caller leaves":   {ill: &patient{deaf: true}, cut: 20 * time.Millisecond, fails: obeys, says: "it decides", orders: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,11 +158,11 @@ func TestDoctorNamesTheHopThatFails(t *testing.T) {
 			e := &examination{ingest: server.URL, id: "canary", loop: &activities.Loop{Client: tc.ill, Log: slog.New(slog.DiscardHandler)}}
 			var hops []hop // those that need no engine
 			for _, h := range e.canary() {
-				if slices.Contains([]string{ack, on, obeys, off}, h.name) {
+				if slices.Contains([]string{ack, on, obeys, off, holds, gone}, h.name) {
 					hops = append(hops, h)
 				}
 			}
-			require.Len(t, hops, 4)
+			require.Len(t, hops, 6)
 			ctx := t.Context()
 			if tc.cut > 0 {
 				var cancel context.CancelFunc
@@ -123,6 +180,8 @@ func TestDoctorNamesTheHopThatFails(t *testing.T) {
 				require.Equal(t, "doctor/canary", last.Decision)
 				require.LessOrEqual(t, time.Until(last.ExpiresAt), canaryExpiry)
 			}
+			require.Equal(t, tc.ill.forgets, tc.ill.isSet(), "the canary leaves no budget")
+			require.Equal(t, tc.ill.lavish, len(tc.ill.given) > 0, "what was held is given back")
 			if tc.fails == "" {
 				require.NoError(t, err)
 				require.NotContains(t, out.String(), "FAIL")

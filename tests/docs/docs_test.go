@@ -1,7 +1,8 @@
 // Package docs keeps the commands of the documentation true. Every block of shell in README.md and docs/
 // says how it is held to the code:
 //
-//	```sh                  run here, with the built binary and a simulator's control API; make targets exist and run in CI
+//	```sh                  run here, with the built binary, a simulator's control API and a gateway that others ask; make targets
+//	                       exist and run in CI
 //	```sh e2e              needs a running stack: tests/e2e or scripts of cmd/flyball run the commands, and their flags exist
 //	```sh temporal         needs the temporal command: the names, queries and inputs are the contract's
 //	```sh norun (reason)   not run, and says why
@@ -143,11 +144,12 @@ func TestCommands(t *testing.T) {
 type runner struct {
 	dir, flyball, makefile, ci string
 	live                       string // the sources of the tests that run commands on running servers
+	gateway                    string // the address of one, which stands in for that of the pages
 }
 
 func newRunner(t *testing.T) runner {
 	t.Helper()
-	r := runner{dir: t.TempDir()}
+	r := runner{dir: t.TempDir(), gateway: external(t)}
 	r.flyball = filepath.Join(r.dir, "bin", "flyball")
 	build := exec.Command("go", "build", "-o", r.flyball, "./cmd/flyball")
 	build.Dir = root
@@ -207,7 +209,7 @@ func (r runner) block(t *testing.T, b block) {
 	if !plain {
 		return
 	}
-	shell := exec.CommandContext(t.Context(), "sh", "-eu", "-c", b.text)
+	shell := exec.CommandContext(t.Context(), "sh", "-eu", "-c", strings.ReplaceAll(b.text, "http://127.0.0.1:8080/", r.gateway+"/"))
 	shell.Dir = r.dir
 	shell.Env = append(os.Environ(), "PATH="+filepath.Join(r.dir, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"))
 	out, err := shell.CombinedOutput()
