@@ -82,6 +82,7 @@ type hop struct {
 	mend string
 	run  func(context.Context) error // nil: it cannot be tried, and mend says why
 	code int                         // the exit code when it does not
+	more time.Duration               // that it may take beyond what each may
 }
 
 // hopResult is one line of the doctor's answer.
@@ -104,7 +105,9 @@ type examination struct {
 	loop     *activities.Loop
 	slack    *notify.Slack // nil: not configured
 	flagged  bool          // a flag was ordered, and so may be on
-	budgeted bool          // a budget was set, and so may be in force
+	budgeted bool          // a budget was ordered, and so may be in force
+	limited  bool          // it was set
+	opening  time.Duration // that a tenant's first budget may take to open
 }
 
 // doctor examines what the options name.
@@ -131,7 +134,7 @@ func (e *examination) examine(ctx context.Context, hops []hop, o doctorOptions, 
 			continue
 		}
 		began := time.Now()
-		err := within(ctx, o.within, h.run)
+		err := within(ctx, o.within+h.more, h.run)
 		r := hopResult{Hop: h.name, OK: err == nil, MS: time.Since(began).Milliseconds()}
 		if err != nil {
 			r.Error, r.Mend = err.Error(), h.mend
@@ -183,6 +186,7 @@ func within(ctx context.Context, limit time.Duration, run func(context.Context) 
 
 // configure takes the addresses from a running stack or a configuration file.
 func (e *examination) configure(o doctorOptions) error {
+	e.opening = budgetOpens
 	if o.config != "" {
 		c, err := loadConfig(o.config)
 		if err != nil {
@@ -226,7 +230,7 @@ func (e *examination) channels() []hop {
 		hops = append(hops, hop{name: "PagerDuty", mend: "configured, not checked: its events API has no call that tells nobody anything"})
 	}
 	if e.slack != nil {
-		hops = append(hops, hop{"Slack knows the bot", "check notify.slack.bot_token; flyball slack manifest prints the app that it is of", e.slack.Check, exitAway})
+		hops = append(hops, hop{"Slack knows the bot", "check notify.slack.bot_token; flyball slack manifest prints the app that it is of", e.slack.Check, exitAway, 0})
 	}
 	return hops
 }
@@ -237,44 +241,44 @@ func (e *examination) connections() []hop {
 	return []hop{
 		{"ingest answers", "start it: flyball up, or flyball serve --role ingest,gateway", func(ctx context.Context) error {
 			return e.call(ctx, http.MethodGet, "/healthz", nil, nil)
-		}, exitAway},
+		}, exitAway, 0},
 		{"ClickHouse answers", "check clickhouse.url, user and password", func(ctx context.Context) (err error) {
 			if e.store == nil {
 				e.store, err = clickhouse.Open(ctx, storeOptions(e.config.ClickHouse, quiet))
 			}
 			return err
-		}, exitAway},
+		}, exitAway, 0},
 		{"Temporal answers", "check temporal.address; the first flyball up builds the server for some minutes", func(ctx context.Context) (err error) {
 			if e.temporal == nil {
 				e.temporal, err = workers.Dial(ctx, e.config.Temporal.Address, e.config.Temporal.Namespace, quiet)
 				e.loop = &activities.Loop{Client: e.temporal, Log: quiet}
 			}
 			return err
-		}, exitAway},
+		}, exitAway, 0},
 	}
 }
 
 // canary is the canary's way: a call in, and a flag out and off.
 func (e *examination) canary() []hop {
 	return []hop{
-		{"a call is acknowledged", "read the ingest's log: is its disk full? Does it want a token (environment variable " + ingestToken + ")?", e.sendSpan, exitFailed},
-		{"it is stored", "read the ingest's log: its spool cannot reach ClickHouse", e.stored, exitFailed},
-		{"it is rolled up into kpi_1m", "apply the schema: flyball migrate", e.rolledUp, exitFailed},
-		{"the sweep is ticking", "start a worker: flyball serve --role worker", e.sweeping, exitFailed},
+		{"a call is acknowledged", "read the ingest's log: is its disk full? Does it want a token (environment variable " + ingestToken + ")?", e.sendSpan, exitFailed, 0},
+		{"it is stored", "read the ingest's log: its spool cannot reach ClickHouse", e.stored, exitFailed, 0},
+		{"it is rolled up into kpi_1m", "apply the schema: flyball migrate", e.rolledUp, exitFailed, 0},
+		{"the sweep is ticking", "start a worker: flyball serve --role worker", e.sweeping, exitFailed, 0},
 		{"a durable loop puts a flag on", "start a worker; look for the workflow alert/" + canaryTenant + "/" + canaryModel, func(ctx context.Context) error {
 			return e.setFlag(ctx, "on", 1)
-		}, exitFailed},
+		}, exitFailed, 0},
 		{"the gateway obeys it", "check redis.addr of worker and gateway: they must share one Redis. Does it want a token for all tenants (environment variable " + ingestToken + ")?", func(ctx context.Context) error {
 			return e.decided(ctx, canaryRoute)
-		}, exitFailed},
+		}, exitFailed, 0},
 		{"the flag comes off", "look for the workflow alert/" + canaryTenant + "/" + canaryModel, func(ctx context.Context) error {
 			if err := e.setFlag(ctx, "off", 0); err != nil {
 				return err
 			}
 			return e.decided(ctx, canaryModel)
-		}, exitFailed},
-		{"a budget refuses a call", "read the logs of gateway and worker: budgets need Redis, ClickHouse and a worker that opens them, and the token (environment variable " + ingestToken + ") the scopes decide and budgets", e.budgetRefuses, exitFailed},
-		{"the budget is gone", "remove it: flyball budget remove " + canaryTenant + " " + canaryBudget, e.removeBudget, exitFailed},
+		}, exitFailed, 0},
+		{"a budget refuses a call", "read the logs of gateway and worker: budgets need Redis, ClickHouse and a worker that opens them, and the token (environment variable " + ingestToken + ") the scopes decide and budgets", e.budgetRefuses, exitFailed, e.opening},
+		{"the budget is gone", "remove it: flyball budget remove " + canaryTenant + " " + canaryBudget, e.removeBudget, exitFailed, 0},
 	}
 }
 
