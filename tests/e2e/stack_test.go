@@ -190,7 +190,7 @@ func (s *stack) cli(args ...string) string {
 }
 
 func (s *stack) tryCLI(args ...string) (out, errs string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "flyball"), args...)
 	cmd.Dir = s.t.TempDir()
