@@ -93,7 +93,7 @@ bench-policy: ## Measure policies: evaluations a second of CPU time by policy an
 
 bench-budget: ## Measure budgets: a promise from a lease, with and without its journal, and a hold in Redis at 10,000 a second against a script that does nothing
 	go test ./internal/treasury -run '^$$' -bench Lease -cpu 1 -benchtime 2s
-	FLYBALL_BENCH=budget go test ./internal/treasury -run BenchRedis -count 1 -v
+	FLYBALL_BENCH=budget go test ./internal/redis -run BenchRedis -count 1 -v
 
 clean: ## Remove what was built and fetched; the state in .flyball stays
 	rm -rf bin cmd/chserve/engine/node_modules

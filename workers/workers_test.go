@@ -186,7 +186,7 @@ func (f *fakeClient) AddSearchAttributes(_ context.Context, r *operatorservice.A
 	return &operatorservice.AddSearchAttributesResponse{}, f.addErr
 }
 
-func (f *fakeClient) SignalWithStartWorkflow(_ context.Context, id, signal string, arg any, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
+func (f *fakeClient) SignalWithStartWorkflow(_ context.Context, id, signal string, arg any, o client.StartWorkflowOptions, _ any, args ...any) (client.WorkflowRun, error) {
 	if err := f.startErr[id]; err != nil {
 		return nil, err
 	}
@@ -338,7 +338,7 @@ func TestStartSweeps(t *testing.T) {
 	})
 }
 
-func (f *fakeClient) ExecuteWorkflow(_ context.Context, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
+func (f *fakeClient) ExecuteWorkflow(_ context.Context, o client.StartWorkflowOptions, _ any, args ...any) (client.WorkflowRun, error) {
 	f.executed = &o
 	return nil, f.startErr[o.ID]
 }

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -77,6 +76,8 @@ type Budget struct {
 	TimeZone string `json:"time_zone,omitempty"` // IANA name; empty: UTC
 	StartsOn int    `json:"starts_on,omitempty"` // day of the month 1..28, or of the week 1 (Monday)..7; 0: 1
 	Ceiling  Micro  `json:"ceiling_micro_usd"`
+
+	zone *time.Location // TimeZone's, once Located has read it
 }
 
 // maxName bounds names, in bytes.
@@ -115,18 +116,19 @@ func (b Budget) location() (*time.Location, error) {
 	if b.TimeZone == "" {
 		return time.UTC, nil
 	}
-	if zone, ok := zones.Load(b.TimeZone); ok {
-		return zone.(*time.Location), nil
+	if b.zone != nil {
+		return b.zone, nil
 	}
-	zone, err := time.LoadLocation(b.TimeZone)
-	if err == nil {
-		zones.Store(b.TimeZone, zone) // there are some hundred names
-	}
-	return zone, err
+	return time.LoadLocation(b.TimeZone)
 }
 
-// zones are those that were read: each reading is of a file, and each call has its windows told.
-var zones sync.Map
+// Located is the same budget with its time zone read: each reading is of a file, and each call has its windows told.
+func (b Budget) Located() Budget {
+	if zone, err := b.location(); err == nil && b.TimeZone != "" {
+		b.zone = zone
+	}
+	return b
+}
 
 // Window is the half-open span of time that one ceiling is for. A session's has no bounds.
 type Window struct {

@@ -76,6 +76,7 @@ func TestWindowsTile(t *testing.T) {
 		require.False(t, at.Before(w.From))
 		require.True(t, at.Before(w.To))
 		require.Equal(t, w, b.Window(w.From), "the same window from its first instant on")
+		require.Equal(t, w, b.Located().Window(at))
 		require.Equal(t, w, b.Window(w.To.Add(-time.Nanosecond)))
 		require.Equal(t, w.To, b.Window(w.To).From)
 	})

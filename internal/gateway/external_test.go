@@ -304,8 +304,11 @@ func TestSettleByOutcome(t *testing.T) {
 		complete bool
 		tokens   usage.Tokens
 	}{
-		"our counts": {map[string]any{"tokens": map[string]any{"prompt": 1000, "completion": 10, "cached": 0, "reasoning": 4}}, 0.0103, true, true,
-			usage.Tokens{UncachedInput: 1000, Output: 10, Reasoning: 4}},
+		"our counts": {
+			map[string]any{"tokens": map[string]any{"prompt": 1000, "completion": 10, "cached": 0, "reasoning": 4}},
+			0.0103, true, true,
+			usage.Tokens{UncachedInput: 1000, Output: 10, Reasoning: 4},
+		},
 		"nothing known":         {map[string]any{}, 0.013, true, false, usage.Tokens{UncachedInput: 1000, Output: 100}},
 		"cancelled":             {map[string]any{"status": "cancelled"}, 0, false, true, usage.Tokens{}},
 		"failed":                {map[string]any{"status": "failed"}, 0, false, true, usage.Tokens{}},
@@ -314,8 +317,11 @@ func TestSettleByOutcome(t *testing.T) {
 		"aborted, input known":  {map[string]any{"status": "aborted", "tokens": map[string]any{"prompt": 100}}, 0.004, true, false, usage.Tokens{UncachedInput: 100, Output: 100}},
 		"not understood":        {map[string]any{"provider": "openai", "usage": map[string]any{"words": 3}}, 0.013, true, false, usage.Tokens{UncachedInput: 1000, Output: 100}},
 		"served by a small one": {map[string]any{"model": "small", "tokens": map[string]any{"prompt": 1000, "completion": 100}}, 0.0013, true, true, usage.Tokens{UncachedInput: 1000, Output: 100}},
-		"by a name that the book does not know": {map[string]any{"model": "big-2026-11-01", "tokens": map[string]any{"prompt": 1000, "completion": 100}}, 0.013, true, true,
-			usage.Tokens{UncachedInput: 1000, Output: 100}},
+		"by a name that the book does not know": {
+			map[string]any{"model": "big-2026-11-01", "tokens": map[string]any{"prompt": 1000, "completion": 100}},
+			0.013, true, true,
+			usage.Tokens{UncachedInput: 1000, Output: 100},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 
@@ -32,7 +31,8 @@ func (p *Proxy) servePlain(w http.ResponseWriter, r *http.Request, api wire.API,
 	if _, _, no := p.admit(r); no != nil {
 		return no
 	}
-	set, model, suffix := p.o.Upstreams.inForce.Load(), "", suffixes[api]
+	set, suffix := p.o.Upstreams.inForce.Load(), suffixes[api]
+	var model string
 	var body []byte
 	if api == wire.CountTokens {
 		var no *refusal
@@ -137,6 +137,6 @@ func (p *Proxy) models(w http.ResponseWriter, r *http.Request, set *upstreams, f
 		return refused(badUpstream, "no provider lists its models")
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, string(merged))
+	_, _ = w.Write(merged) // an error means that the caller has gone
 	return nil
 }

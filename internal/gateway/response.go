@@ -54,7 +54,7 @@ func (x *External) settleResponse(w http.ResponseWriter, r *http.Request, c call
 	} else {
 		claims = append(claims, cl)
 	}
-	x.finish(w, r.Context(), claims, answer)
+	x.finish(r.Context(), w, claims, answer)
 }
 
 // responseReport reads what the headers say.
@@ -97,7 +97,8 @@ func readResponse(w http.ResponseWriter, r *http.Request, of *held, rep *report)
 		return err
 	}
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	said, err := usage.Report{}, error(nil)
+	var said usage.Report
+	var err error
 	if kind == "text/event-stream" {
 		said, rep.OutputBytes, err = readEvents(body, of)
 	} else {

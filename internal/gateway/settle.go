@@ -133,7 +133,7 @@ func (x *External) settle(w http.ResponseWriter, r *http.Request, c caller) {
 		cl.index = i
 		claims = append(claims, cl)
 	}
-	x.finish(w, r.Context(), claims, answer)
+	x.finish(r.Context(), w, claims, answer)
 }
 
 // itemsOf splits a body into its reports: one object, or an array of them.
@@ -354,7 +354,7 @@ func pessimistic(said, worst usage.Tokens, seen *int64) usage.Tokens {
 }
 
 // finish records what was claimed, charges the budgets and answers.
-func (x *External) finish(w http.ResponseWriter, ctx context.Context, claims []*claim, answer settlements) {
+func (x *External) finish(ctx context.Context, w http.ResponseWriter, claims []*claim, answer settlements) {
 	err := x.record(ctx, claims)
 	now := x.gate.o.Now()
 	for _, cl := range claims {

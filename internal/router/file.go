@@ -182,7 +182,7 @@ func ReadNDJSON(in io.Reader, c Columns, bad Bad) ([]Row, Columns, error) {
 			}
 			found = true
 		}
-		row, err := Row{}, error(nil)
+		var row Row
 		if single {
 			row, err = readTuple(c, fields)
 		} else {

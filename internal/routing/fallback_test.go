@@ -108,12 +108,12 @@ func TestFallBackSaysWhy(t *testing.T) {
 		Reason: "an estimated $0.3 is over the ceiling of $0.05 for a call of the task rag, and the quality predicted with claude-3-opus, 0.55, is under 0.70: " +
 			"claude-3-haiku for about $0.025 is the cheapest model that meets the quality floor of 0.80",
 	}, got)
-	require.Equal(t, usage.PicoUSD(30*cent-25*cent/10), fired.Saves())
+	require.Equal(t, 30*cent-25*cent/10, fired.Saves())
 	require.Equal(t, "v3", fired.Predictor)
 }
 
 // Only a call over its ceiling pays for a prediction.
-func TestQualityIsAskedLast(t *testing.T) {
+func TestQualityIsAskedLast(*testing.T) {
 	c := callOf("org_1", "s1", "claude-3-opus", "legal", 0.1)
 	c.Quality = func() (float64, string, bool) { panic("asked") }
 	ruled(0).FallBack(direct("claude-3-opus"), c)

@@ -31,8 +31,12 @@ func TestSpare(t *testing.T) {
 		"the tenant, stop":         {stops, "org_1", Spent{Session: 0.9, Tenant: 0.96}, nil, "claude-3-opus", TenantBudget, true, "96 % of the budget is used, and no further calls are made until it is renewed or raised."},
 		"a flag's call":            {ruled(0.1), "org_1", Spent{Session: 0.9}, func(a *Answer) { a.Arm, a.DecisionID = usage.Holdback, "d1" }, "claude-3-opus", Direct, false, "no flag is on for this key"},
 		"a flag's call is stopped": {ruled(0.1), "org_1", Spent{Session: 0.99}, func(a *Answer) { a.Arm, a.DecisionID = usage.Holdback, "d1" }, "claude-3-opus", SessionBudget, true, "This session has used 99 % of its budget, so no further calls are made in it. Start a new session, or ask for a larger budget."},
-		"a fallback's holdback": {ruled(0.1), "org_1", Spent{Session: 0.9}, func(a *Answer) { a.Arm, a.DecisionID = usage.Holdback, ruled(0.1).Fallback.Rule }, "claude-3-haiku", SessionBudget, false,
-			"90 % of the session's budget is used: claude-3-haiku is the cheapest model that meets the quality floor of 0.80"},
+		"a fallback's holdback": {
+			ruled(0.1), "org_1",
+			Spent{Session: 0.9},
+			func(a *Answer) { a.Arm, a.DecisionID = usage.Holdback, ruled(0.1).Fallback.Rule }, "claude-3-haiku", SessionBudget, false,
+			"90 % of the session's budget is used: claude-3-haiku is the cheapest model that meets the quality floor of 0.80",
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -71,7 +71,6 @@ type Tradeoff struct {
 	Session     Session     `json:"session"`
 	Fallback    Fallbacks   `json:"fallback"`
 	Away        Away        `json:"budgets"` // what holds for a tenant's calls while its budgets cannot be asked
-
 }
 
 // Tenant returns what is demanded for the tenant.

@@ -108,7 +108,7 @@ func TestBudgetsCannotBeOverrun(t *testing.T) {
 				w.counts.kills++
 				g.kill(func(c *call) budget.Micro { return budget.Micro(rapid.IntRange(0, int(c.most)).Draw(rt, "spent")) })
 			},
-			"revive": func(rt *rapid.T) {
+			"revive": func(*rapid.T) {
 				if g := pick(); g.treasury == nil {
 					g.start()
 				}

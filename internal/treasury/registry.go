@@ -61,7 +61,7 @@ func NewRegistry(store Definitions, file string, log *slog.Logger) (*Registry, e
 func (r *Registry) set(list []budget.Version) {
 	byTenant := map[string][]budget.Budget{}
 	for _, v := range list {
-		byTenant[v.Tenant] = append(byTenant[v.Tenant], v.Budget)
+		byTenant[v.Tenant] = append(byTenant[v.Tenant], v.Located())
 	}
 	r.known.Store(&byTenant)
 }

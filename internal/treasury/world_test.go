@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -40,7 +39,6 @@ type server struct {
 	port string
 	dir  string
 	cmd  *exec.Cmd
-	mini *miniredis.Miniredis
 }
 
 func newServer(t *testing.T) *server {

@@ -164,36 +164,43 @@ func openAILike(usage func(*Report, json.RawMessage)) func(*Report, json.RawMess
 // usage so far on every chunk: it is final only where the text has ended.
 func openAILikeEvent(usage func(*Report, json.RawMessage)) func(*Report, *accumulator, json.RawMessage) {
 	return func(r *Report, acc *accumulator, data json.RawMessage) {
-		var event struct {
-			openAIResponse
-			Response *openAIResponse `json:"response"`
-			Groq     struct {
-				Usage json.RawMessage `json:"usage"`
-			} `json:"x_groq"`
-			Choices []struct {
-				Finish string `json:"finish_reason"`
-			} `json:"choices"`
-		}
-		if json.Unmarshal(data, &event) != nil {
+		if quiet(r, acc, data) {
 			return
 		}
-		if event.Response != nil {
-			event.Response.report(r, usage)
-			return
-		}
-		if !present(event.Usage) {
-			event.Usage = event.Groq.Usage
-		}
-		said := event.report(r, usage)
-		if said {
-			acc.exact = r.Complete
-		}
-		last := said && len(event.Choices) == 0
-		for _, choice := range event.Choices {
-			last = last || choice.Finish != ""
-		}
-		acc.final(r, last)
+		readOpenAIEvent(r, acc, data, usage)
 	}
+}
+
+func readOpenAIEvent(r *Report, acc *accumulator, data json.RawMessage, usage func(*Report, json.RawMessage)) {
+	var event struct {
+		openAIResponse
+		Response *openAIResponse `json:"response"`
+		Groq     struct {
+			Usage json.RawMessage `json:"usage"`
+		} `json:"x_groq"`
+		Choices []struct {
+			Finish string `json:"finish_reason"`
+		} `json:"choices"`
+	}
+	if json.Unmarshal(data, &event) != nil {
+		return
+	}
+	if event.Response != nil {
+		event.Response.report(r, usage)
+		return
+	}
+	if !present(event.Usage) {
+		event.Usage = event.Groq.Usage
+	}
+	said := event.report(r, usage)
+	if said {
+		acc.exact = r.Complete
+	}
+	last := said && len(event.Choices) == 0
+	for _, choice := range event.Choices {
+		last = last || choice.Finish != ""
+	}
+	acc.final(r, last)
 }
 
 var (

@@ -172,7 +172,9 @@ func TestNothingIsSmuggledPastRead(t *testing.T) {
 		text := "{" + strings.Join(texts, ",") + end
 		_, err := Read(api, []byte(text))
 		require.Error(t, err, text)
-		require.Equal(t, m.name, err.(*Error).Field, text)
+		var refused *Error
+		require.ErrorAs(t, err, &refused, text)
+		require.Equal(t, m.name, refused.Field, text)
 	})
 }
 

@@ -61,7 +61,7 @@ func FuzzApply(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, i uint8, body []byte, model string, include bool, most int64, legacy bool) {
 		r, err := Read(api(i), body)
-		if err != nil || !utf8.ValidString(model) || len(plainly(model)) > maxModel || most > maxInteger {
+		if err != nil || !utf8.ValidString(model) || len(plainly(model)) > maxName || most > maxInteger {
 			return
 		}
 		e := Edit{Model: model, IncludeUsage: include, MaxOutput: most, LegacyCap: legacy}

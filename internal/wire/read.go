@@ -8,9 +8,8 @@ import (
 
 // How much is kept of what a client says.
 const (
-	maxText  = 8 << 10
-	maxName  = 256
-	maxModel = 256
+	maxText = 8 << 10
+	maxName = 256
 )
 
 // spots are where in a body the values stand that an Edit may change.
@@ -216,7 +215,7 @@ func (r *reader) read(f field, key str) {
 	start, exponents := r.at, r.exponents
 	switch f {
 	case modelField:
-		req.Model = r.words(maxModel, true)
+		req.Model = r.words(true)
 		req.spots.model = span{start, r.at}
 	case streamField:
 		req.Stream = r.bool()
@@ -232,19 +231,19 @@ func (r *reader) read(f field, key str) {
 			req.Choices = n
 		}
 	case userField:
-		req.User = r.words(maxName, false)
+		req.User = r.words(false)
 	case safetyField:
-		if id := r.words(maxName, false); req.User == "" {
+		if id := r.words(false); req.User == "" {
 			req.User = id
 		}
 	case metadataField:
 		r.metadata()
 	case previousField:
-		if req.PreviousID = r.words(maxName, true); req.PreviousID != "" {
+		if req.PreviousID = r.words(true); req.PreviousID != "" {
 			r.unbounded("previous_response_id continues an answer that the body does not contain")
 		}
 	case tierField:
-		req.ServiceTier = r.words(maxName, true)
+		req.ServiceTier = r.words(true)
 	case backgroundField:
 		req.Background = r.bool()
 	case messagesField, inputField:
@@ -270,8 +269,8 @@ func (r *reader) read(f field, key str) {
 	}
 }
 
-// words takes a string, or null. With whole, one that is longer than limit bytes is refused; else it is cut.
-func (r *reader) words(limit int, whole bool) string {
+// words takes a string, or null. With whole, one that is longer than maxName bytes is refused; else it is cut.
+func (r *reader) words(whole bool) string {
 	if r.null() {
 		return ""
 	}
@@ -280,14 +279,14 @@ func (r *reader) words(limit int, whole bool) string {
 		return ""
 	}
 	v := r.string()
-	if whole && v.end-v.start > limit {
-		r.fail(v.start, fmt.Sprintf("is longer than %d bytes", limit), "shorten it")
+	if whole && v.end-v.start > maxName {
+		r.fail(v.start, fmt.Sprintf("is longer than %d bytes", maxName), "shorten it")
 		return ""
 	}
-	if !v.escaped && v.end-v.start <= limit {
+	if !v.escaped && v.end-v.start <= maxName {
 		return string(r.body[v.start:v.end])
 	}
-	return string(r.decode(v, limit))
+	return string(r.decode(v, maxName))
 }
 
 func (r *reader) cap(i int, key str) {
@@ -345,9 +344,9 @@ func (r *reader) metadata() {
 		case r.peek() != '"' || name != "user_id" && name != "session_id":
 			r.value()
 		case name == "session_id":
-			r.r.Session = r.words(maxName, false)
+			r.r.Session = r.words(false)
 		default:
-			if id := r.words(maxName, false); r.r.User == "" {
+			if id := r.words(false); r.r.User == "" {
 				r.r.User = id
 			}
 		}
@@ -361,7 +360,7 @@ func (r *reader) thinking() {
 	case 'n':
 		off = r.null()
 	case '"':
-		off = r.words(maxName, false) == "none"
+		off = r.words(false) == "none"
 	case '{':
 		r.enter('{')
 		for r.next('}') {
@@ -371,7 +370,7 @@ func (r *reader) thinking() {
 				r.value()
 				continue
 			}
-			value := r.words(maxName, false)
+			value := r.words(false)
 			off = off || name == "type" && value == "disabled" || name == "effort" && value == "none"
 		}
 	default:

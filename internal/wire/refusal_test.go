@@ -16,15 +16,18 @@ func TestRefusalsAreInTheProvidersShapes(t *testing.T) {
 		want    string
 	}{
 		{
-			"OpenAI's budget", Refusal{Family: OpenAI, Status: 429, Type: "budget_exceeded", Code: "budget_exceeded", Message: "no"},
+			"OpenAI's budget",
+			Refusal{Family: OpenAI, Status: 429, Type: "budget_exceeded", Code: "budget_exceeded", Message: "no"},
 			`{"error":{"message":"no","type":"budget_exceeded","param":null,"code":"budget_exceeded"}}`,
 		},
 		{
-			"Anthropic's budget", Refusal{Family: Anthropic, Status: 429, Type: "budget_exceeded", Code: "ignored", Message: "no", RequestID: "req_1"},
+			"Anthropic's budget",
+			Refusal{Family: Anthropic, Status: 429, Type: "budget_exceeded", Code: "ignored", Message: "no", RequestID: "req_1"},
 			`{"type":"error","error":{"type":"budget_exceeded","message":"no"},"request_id":"req_1"}`,
 		},
 		{
-			"a field", Refusal{Family: OpenAI, Status: 400, Param: "max_tokens", Message: `say "1"`},
+			"a field",
+			Refusal{Family: OpenAI, Status: 400, Param: "max_tokens", Message: `say "1"`},
 			`{"error":{"message":"say \"1\"","type":"invalid_request_error","param":"max_tokens","code":null}}`,
 		},
 		{"a status without a kind of its own", Refusal{Family: OpenAI, Status: 404}, `{"error":{"message":"","type":"invalid_request_error","param":null,"code":null}}`},

@@ -55,8 +55,6 @@ func (s *scanner) fail(at int, problem, mend string) {
 	}
 }
 
-const mendJSON = "send one JSON object"
-
 // peek is the next byte that is not space, which it does not take; 0 at the end and after an error.
 func (s *scanner) peek() byte {
 	for ; s.at < len(s.body); s.at++ {
@@ -356,9 +354,8 @@ func (s *scanner) integer(least, most int64) (n int64, said bool) {
 	if s.null() {
 		return 0, false
 	}
-	start := s.at
 	s.peek()
-	start = s.at
+	start := s.at
 	s.number()
 	mend := fmt.Sprintf("write a whole number from %d to %d", least, most)
 	for _, c := range s.body[start:s.at] {

@@ -45,6 +45,8 @@ var owners = map[string]string{
 	"go.opentelemetry.io/otel":                 "", // tests only
 	"github.com/schollz/progressbar/v3":        "cmd/flyball",
 	"github.com/chromedp/chromedp":             "", // tests only
+	"github.com/openai/openai-go/v3":           "", // tests only
+	"github.com/anthropics/anthropic-sdk-go":   "", // tests only
 	"github.com/stretchr/testify":              "", // tests only
 	"github.com/rogpeppe/go-internal":          "", // tests only
 	"go.temporal.io/sdk/testsuite":             "", // tests only
@@ -156,6 +158,7 @@ func TestImportRulesBite(t *testing.T) {
 		"PagerDuty from the console":     {ImportPath: module + "/internal/console", Imports: []string{"github.com/PagerDuty/go-pagerduty"}},
 		"Slack from the activities":      {ImportPath: module + "/activities", Imports: []string{"github.com/slack-go/slack"}},
 		"Redis from the gateway":         {ImportPath: module + "/internal/gateway", Imports: []string{"github.com/redis/go-redis/v9"}},
+		"a provider's client":            {ImportPath: module + "/internal/gateway", Imports: []string{"github.com/openai/openai-go/v3/option"}},
 		"a browser in the product":       {ImportPath: module + "/internal/console", Imports: []string{"github.com/chromedp/chromedp"}},
 	} {
 		t.Run(name, func(t *testing.T) { require.Len(t, broken(p), 1) })

@@ -127,7 +127,7 @@ func (x *exchange) messageUsage(output int) string {
 func (x *exchange) messageWhole() {
 	head, tool, text := x.messageHead(), x.tool(), strings.Builder{}
 	_, left := x.reason()
-	_, short := x.words(left, func(word string) { text.WriteString(word) })
+	short := x.words(left, func(word string) { text.WriteString(word) })
 	content := fmt.Sprintf(`{"type":"text","text":%s}`, quoted(text.String()))
 	end := "end_turn"
 	if tool != "" {
@@ -153,7 +153,7 @@ func (x *exchange) messageStream() {
 	if tool != "" {
 		delta(`{"text":"`)
 	}
-	_, short := x.words(left, delta)
+	short := x.words(left, delta)
 	if tool != "" && !short {
 		delta(`"}`)
 	}

@@ -109,19 +109,18 @@ func (x *exchange) reason() (reasoning, left int) {
 	return reasoning, left - reasoning
 }
 
-// words generates the text of an answer, of at most left tokens, and calls each with every token of it. It reports how
-// many there were, and whether the answer was cut short.
-func (x *exchange) words(left int, each func(word string)) (n int, short bool) {
+// words generates the text of an answer, of at most left tokens, and calls each with every token of it. It reports
+// whether the answer was cut short.
+func (x *exchange) words(left int, each func(word string)) (short bool) {
 	want := x.u.o.OutputTokens
-	n, short = min(want, left), want > left
-	for i := range n {
+	for i := range min(want, left) {
 		if x.failure.Err > 0 && x.tokens >= x.failure.Err {
 			panic(errMidway{})
 		}
 		x.generate()
 		each(x.u.word(i))
 	}
-	return n, short
+	return want > left
 }
 
 // errMidway ends a stream in an error event.

@@ -143,10 +143,11 @@ func (x *exchange) chatWhole() {
 	var choices []string
 	reasoned := 0
 	for i := range x.integer("n", 1) {
-		text, message := strings.Builder{}, ""
+		var text strings.Builder
+		var message string
 		reasoning, left := x.reason()
 		reasoned += reasoning
-		_, short := x.words(left, func(word string) { text.WriteString(word) })
+		short := x.words(left, func(word string) { text.WriteString(word) })
 		finish := finished(short, "length", "stop")
 		if tool := x.tool(); tool != "" {
 			finish = finished(short, "length", "tool_calls")
@@ -204,7 +205,7 @@ func (x *exchange) chatStream(includeUsage bool) {
 			argument(`{"text":"`)
 			piece = argument
 		}
-		_, short := x.words(left, piece)
+		short := x.words(left, piece)
 		if tool != "" && !short {
 			piece(`"}`)
 		}

@@ -84,7 +84,7 @@ func (r *response) content() string {
 func (r *response) whole() {
 	reasoning, left := r.reason()
 	r.reasoning = reasoning
-	_, short := r.words(left, func(word string) { r.text.WriteString(word) })
+	short := r.words(left, func(word string) { r.text.WriteString(word) })
 	status := finished(short, "incomplete", "completed")
 	r.answer(r.object(status, r.output(status, r.content()), r.usage()))
 }
@@ -119,7 +119,7 @@ func (r *response) stream() {
 func (r *response) speak(left int) (short bool) {
 	at := fmt.Sprintf(`"content_index":0,"item_id":%q,"output_index":0`, r.item)
 	r.emit("response.content_part.added", `%s,"part":%s`, at, r.part(""))
-	_, short = r.words(left, func(word string) {
+	short = r.words(left, func(word string) {
 		r.text.WriteString(word)
 		r.emit("response.output_text.delta", `%s,"delta":%s,"logprobs":[],"obfuscation":"abcdefgh"`, at, quoted(word))
 	})
@@ -134,7 +134,7 @@ func (r *response) callTool(left int) (short bool) {
 		r.emit("response.function_call_arguments.delta", `%s,"delta":%s`, at, quoted(text))
 	}
 	delta(`{"text":"`)
-	_, short = r.words(left, func(word string) {
+	short = r.words(left, func(word string) {
 		r.text.WriteString(word)
 		delta(word)
 	})

@@ -197,7 +197,7 @@ func TestErrorsByTheOfficialClients(t *testing.T) {
 	require.Equal(t, "2", refused.Response.Header.Get("Retry-After"))
 	require.NotEmpty(t, refused.Response.Header.Get("X-Ratelimit-Limit-Requests"))
 	stream := client.Chat.Completions.NewStreaming(t.Context(), chatParams())
-	for stream.Next() { //nolint:revive // only its end matters
+	for stream.Next() { // only its end matters
 	}
 	require.ErrorContains(t, stream.Err(), "server_error")
 
@@ -214,7 +214,7 @@ func TestErrorsByTheOfficialClients(t *testing.T) {
 	require.Equal(t, 529, denied.StatusCode)
 	require.ErrorContains(t, err, "overloaded_error")
 	events := other.Messages.NewStreaming(t.Context(), messageParams(10))
-	for events.Next() { //nolint:revive // only its end matters
+	for events.Next() { // only its end matters
 	}
 	require.ErrorContains(t, events.Err(), "overloaded_error")
 }
