@@ -81,7 +81,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 	b := registered(t, Options{})
 	require.ElementsMatch(t, []string{
 		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
-		contract.Effects, contract.Drill, contract.Fallback,
+		contract.Effects, contract.Drill, contract.Fallback, contract.RouterTraining,
 	}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
