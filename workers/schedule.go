@@ -19,13 +19,13 @@ import (
 func scheduleCalibrations(ctx context.Context, o Options) error {
 	return errors.Join(
 		schedule(ctx, o, contract.CalibrationSchedule, &client.ScheduleWorkflowAction{
-			ID: contract.CalibrationID(""), StaticSummary: "computes all baselines anew, and says how far keys have drifted",
+			Workflow: contract.Calibration, ID: contract.CalibrationID(""), StaticSummary: "computes all baselines anew, and says how far keys have drifted",
 			Args: []any{contract.CalibrationInput{Tuning: o.Tuning, Bounds: contract.DefaultBounds}},
 		}, client.ScheduleCalendarSpec{
 			DayOfWeek: []client.ScheduleRange{{Start: 1}}, Hour: []client.ScheduleRange{{Start: 3}}, Comment: "Mondays, 03:00 UTC",
 		}),
 		schedule(ctx, o, contract.EvaluatorsSchedule, &client.ScheduleWorkflowAction{
-			ID: contract.EvaluatorsID, StaticSummary: "judges evaluators against people's ratings",
+			Workflow: contract.Calibration, ID: contract.EvaluatorsID, StaticSummary: "judges evaluators against people's ratings",
 			Args: []any{contract.CalibrationInput{Tuning: o.Tuning, Evaluators: true}},
 		}, client.ScheduleCalendarSpec{
 			DayOfMonth: []client.ScheduleRange{{Start: 1}}, Hour: []client.ScheduleRange{{Start: 4}}, Comment: "the first of each month, 04:00 UTC",
@@ -33,10 +33,21 @@ func scheduleCalibrations(ctx context.Context, o Options) error {
 	)
 }
 
-// schedule has the calibration started by the calendar. A run that is due while the last one is open is skipped: that one's
+// scheduleTraining has the predictor of quality judged, and the next version trained, each week, after the calibration by
+// which scores count.
+func scheduleTraining(ctx context.Context, o Options) error {
+	return schedule(ctx, o, contract.RouterTrainingSchedule, &client.ScheduleWorkflowAction{
+		Workflow: contract.RouterTraining, ID: contract.RouterTrainingID, StaticSummary: "judges the predictor of quality, and trains the next version",
+		Args: []any{contract.RouterTrainingInput{}},
+	}, client.ScheduleCalendarSpec{
+		DayOfWeek: []client.ScheduleRange{{Start: 1}}, Hour: []client.ScheduleRange{{Start: 5}}, Comment: "Mondays, 05:00 UTC",
+	})
+}
+
+// schedule has a workflow started by the calendar. A run that is due while the last one is open is skipped: a calibration's
 // questions end before then.
 func schedule(ctx context.Context, o Options, id string, action *client.ScheduleWorkflowAction, calendar client.ScheduleCalendarSpec) error {
-	action.Workflow, action.TaskQueue, action.WorkflowTaskTimeout = contract.Calibration, contract.TaskQueue, contract.WorkflowTaskTimeout
+	action.TaskQueue, action.WorkflowTaskTimeout = contract.TaskQueue, contract.WorkflowTaskTimeout
 	schedules := o.Client.ScheduleClient()
 	_, err := schedules.Create(ctx, client.ScheduleOptions{
 		ID: id, Action: action, Overlap: enums.SCHEDULE_OVERLAP_POLICY_SKIP, CatchupWindow: 24 * time.Hour,

@@ -34,6 +34,7 @@ type Store interface {
 	backtest.ShadowStore
 	activities.LevelStore
 	activities.CaseStore
+	activities.TrainingStore
 }
 
 // Flags is where flags are kept: package redis.
@@ -120,7 +121,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("starting the worker: %w", err)
 	}
 	defer w.Stop()
-	if err := errors.Join(startSweeps(ctx, o), startFallback(ctx, o), scheduleCalibrations(ctx, o)); err != nil {
+	if err := errors.Join(startSweeps(ctx, o), startFallback(ctx, o), scheduleCalibrations(ctx, o), scheduleTraining(ctx, o)); err != nil {
 		return err
 	}
 	select {
@@ -148,6 +149,7 @@ func Register(r registry, o Options) {
 	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery, Shadow: o.Shadow, Shadows: o.Store})
 	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Baselines: o.Store, Levels: o.Store, Log: o.Logger, Poll: o.SweepEvery})
 	r.RegisterActivity(&activities.Ledger{Store: o.Store})
+	r.RegisterActivity(&activities.Trainer{Store: o.Store})
 	r.RegisterActivity(&activities.Policy{Set: o.Policies, Rollback: o.Rollbacks.Has})
 	r.RegisterActivity(&activities.Rollback{Client: &http.Client{}, Hooks: o.Rollbacks})
 	r.RegisterActivity(&activities.Routing{Flags: o.Flags, Log: o.Logger})
@@ -178,6 +180,7 @@ func RegisterWorkflows(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Calibration)
 	r.RegisterWorkflow(workflows.Drill)
 	r.RegisterWorkflow(workflows.Fallback)
+	r.RegisterWorkflow(workflows.RouterTraining)
 }
 
 // startSweeps starts the sweep of every shard, and tells one that runs already the tuning of now.

@@ -81,7 +81,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 	b := registered(t, Options{})
 	require.ElementsMatch(t, []string{
 		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration,
-		contract.Effects, contract.Drill, contract.Fallback,
+		contract.Effects, contract.Drill, contract.Fallback, contract.RouterTraining,
 	}, b.workflows)
 	require.Subset(t, b.activities, []string{
 		"SweepKeys",
@@ -96,13 +96,14 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 		"Post",
 		"RunDrill",
 		"WatchFallbacks",
+		"JudgeRouter", "TrainRouter", "ChangeRouter",
 	})
 }
 
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 	hooks := activities.RollbackHooks{{Service: "support-bot"}}
 	b := registered(t, Options{SweepEvery: time.Second, Tuning: contract.NewTuning(1), Router: router{}, Rollbacks: hooks, Shadow: func() *policy.Set { return nil }})
-	require.Len(t, b.structs, 11)
+	require.Len(t, b.structs, 12)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
 		for field, value := range fields.Fields() {
@@ -255,6 +256,17 @@ func TestScheduleCalibrations(t *testing.T) {
 
 	schedules.createErr = errAway
 	require.ErrorIs(t, scheduleCalibrations(t.Context(), o), errAway)
+}
+
+func TestScheduleTraining(t *testing.T) {
+	schedules := &fakeSchedules{kept: map[string]*client.ScheduleOptions{}, updated: map[string]client.ScheduleAction{}}
+	require.NoError(t, scheduleTraining(t.Context(), Options{Client: &fakeClient{schedules: schedules}}))
+	weekly := schedules.kept[contract.RouterTrainingSchedule]
+	require.Equal(t, enums.SCHEDULE_OVERLAP_POLICY_SKIP, weekly.Overlap)
+	action := weekly.Action.(*client.ScheduleWorkflowAction)
+	require.Equal(t, contract.RouterTrainingID, action.ID)
+	require.Equal(t, contract.RouterTraining, action.Workflow)
+	require.Equal(t, contract.TaskQueue, action.TaskQueue)
 }
 
 // all are every attribute that a namespace has to know.

@@ -32,6 +32,7 @@ var (
 	providers *activities.Provider
 	rollbacks *activities.Rollback
 	savings   *activities.Ledger
+	trainer   *activities.Trainer
 	drills    *activities.Drills
 )
 
@@ -57,13 +58,14 @@ func newEnv(t *testing.T, fakes map[string]any) *testsuite.TestWorkflowEnvironme
 		contract.Sweep: workflows.Sweep, contract.AlertLoop: workflows.AlertLoop, contract.Incident: workflows.Incident,
 		contract.Decision: workflows.Decision, contract.Autonomy: workflows.Autonomy, contract.Group: workflows.Group,
 		contract.Calibration: workflows.Calibration, contract.Effects: workflows.Effects, contract.Drill: workflows.Drill,
+		contract.RouterTraining: workflows.RouterTraining,
 	} {
 		if fake := fakes[name]; fake != nil {
 			w = fake
 		}
 		env.RegisterWorkflowWithOptions(w, workflow.RegisterOptions{Name: name})
 	}
-	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks, savings, drills} {
+	for _, a := range []any{sweeper, telemetry, policies, flags, loops, notify, providers, rollbacks, savings, drills, trainer} {
 		env.RegisterActivity(a)
 	}
 	return env

@@ -22,6 +22,7 @@ var (
 	savings   *activities.Ledger
 	drills    *activities.Drills
 	fallbacks *activities.Fallbacks
+	trainer   *activities.Trainer
 )
 
 // attempt is how long one try of a quick activity may take. A worker that dies in the middle costs

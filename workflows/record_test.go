@@ -530,6 +530,8 @@ func (s *stage) keepRun(t *testing.T, scenario, id, run string) {
 // world is one key's traffic and the flags that it obeys. While the fault lasts, a call costs three
 // times the usual and its quality is three quarters of it, except where a route flag treats it.
 type world struct {
+	activities.TrainingStore // nobody trains in what is recorded
+
 	mu        sync.Mutex
 	fault     bool
 	silent    bool

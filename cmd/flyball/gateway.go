@@ -57,16 +57,21 @@ func (s *system) openGateway() (*gateway.Gateway, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	s.predictors = gateway.NewPredictors(gateway.PredictorOptions{
+		Store: s.store, File: filepath.Join(filepath.Clean(s.config.Spool), "router", "predictor.json"), Record: s.ingest.Record, Logger: s.log,
+	})
 	s.fallbacks = gateway.NewFallbacks(gateway.FallbackOptions{
 		Tradeoff: func() routing.Tradeoff { return s.policies.Set().Tradeoff() }, Trusts: s.redis, Logger: s.log, Now: time.Now,
+		Quality: s.predictors.Quality,
 	})
 	gate := s.gateway()
 	s.proxy = gateway.NewProxy(gate, gateway.ProxyOptions{
 		Upstreams: upstreams, Gate: s.config.Gateway, Door: s.door, Accept: s.ingest.Accept,
-		Treasury: s.treasury, Budgets: s.budgets.Budgets,
+		Treasury: s.treasury, Budgets: s.budgets.Budgets, Predictors: s.predictors,
 	})
 	s.external = gateway.NewExternal(gate, gateway.ExternalOptions{
 		Door: s.door, Treasury: s.treasury, Budgets: s.budgets.Budgets, Accept: s.ingest.Accept, OutputCap: s.config.Gateway.OutputCap,
+		Predictors: s.predictors,
 	})
 	return gate, nil
 }
@@ -80,6 +85,7 @@ func (s *system) runProxy(ctx context.Context, group *errgroup.Group) {
 		return s.proxy.Run(ctx, s.treasury.Recovered())
 	})
 	group.Go(func() error { return s.treasury.Run(late) })
+	group.Go(func() error { return s.predictors.Run(late) })
 	group.Go(func() error { return s.budgets.Run(ctx) })
 }
 

@@ -16,9 +16,6 @@ import (
 	"github.com/flyball-dev/flyball/internal/router"
 )
 
-// trainedFrom is how far back scored calls are trained from: as long as tuples are kept.
-const trainedFrom = 90 * 24 * time.Hour
-
 func routerTrainCommand() *cobra.Command {
 	var file outcomesFile
 	var o stored
@@ -85,7 +82,7 @@ Exit 1 when there are too few scored calls, or a bad row was left out.`,
 
 func tuplesToTrain(cmd *cobra.Command, db *clickhouse.Store, file *outcomesFile, e router.Extractor, args []string, now time.Time) (tuples []router.Tuple, bad int, err error) {
 	if len(args) == 0 {
-		tuples, err = db.ScoredTuples(cmd.Context(), e.Name(), now.Add(-trainedFrom), now)
+		tuples, err = db.ScoredTuples(cmd.Context(), e.Name(), now.Add(-router.Memory), now)
 		return tuples, 0, err
 	}
 	rows, _, bad, err := file.read(cmd, args[0])

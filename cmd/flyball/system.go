@@ -56,6 +56,7 @@ type system struct {
 
 	evaluation evaluation
 	fallbacks  *gateway.Fallbacks // nil: no gateway is served
+	predictors *gateway.Predictors
 
 	rates sync.Map // sampleQuestion → policy.Sample
 	known atomic.Int64

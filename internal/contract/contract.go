@@ -57,6 +57,8 @@ const (
 
 	Calibration = "Calibration"
 
+	RouterTraining = "RouterTraining" // judges the versions of the predictor of quality, and trains the next
+
 	Fallback = "Fallback" // has the first calls that would fall back put to people
 )
 

@@ -176,6 +176,9 @@ func (x *External) questionOf(h http.Header, ask *wire.Request, c caller) *quest
 		q.SessionID = ask.Session
 	}
 	q.call = ask
+	if ask.API.Generates() {
+		q.Text = ask.Text
+	}
 	return q
 }
 

@@ -162,6 +162,7 @@ func (x *External) hold(ctx context.Context, q *question, v *verdict, span usage
 	asks := q.Hold != nil && !*q.Hold
 	c := &held{id: id, span: span, lapses: now.Add(ttl)}
 	if !asks {
+		c.features = x.o.Predictors.read(q.Text)
 		if err := x.holds.add(c, now); err != nil {
 			return err
 		}
@@ -184,7 +185,8 @@ func (x *External) hold(ctx context.Context, q *question, v *verdict, span usage
 	case asks:
 		x.o.Treasury.Settle(id, 0, now)
 	default:
-		x.holds.turn(c, &spared)
+		estimate, _ := x.gate.estimate(q, spared.Model, now) // 0: not known
+		x.holds.turn(c, &spared, estimate)
 		v.HoldID = id
 	}
 	if v.refused == nil {

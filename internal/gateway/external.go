@@ -14,7 +14,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/usage"
 )
 
-// ExternalOptions is all that an External needs beside a Gateway; every field is required.
+// ExternalOptions is all that an External needs beside a Gateway; every field is required but Predictors.
 type ExternalOptions struct {
 	Door *ingest.Door
 	// Treasury promises each call its worst cost of the budgets that it belongs to, and takes back what it did not cost.
@@ -27,6 +27,8 @@ type ExternalOptions struct {
 	// Accept makes telemetry durable.
 	Accept    func(ctx context.Context, spans []usage.Span, quality []usage.Quality) error
 	OutputCap int64 // tokens that are held for a call that does not say how many it may generate
+	// Predictors keep what was known of calls; nil: nobody does.
+	Predictors *Predictors
 }
 
 // External answers gateways that are not ours: which model to call, and that the budgets allow it, before a call; what

@@ -11,7 +11,8 @@ import (
 	"github.com/flyball-dev/flyball/internal/wire"
 )
 
-// How long a hold of a gateway that is not ours stands, and how many are remembered, about a kilobyte each.
+// How long a hold of a gateway that is not ours stands, and how many are remembered, two or three
+// kilobytes each.
 const (
 	defaultTTL = 10 * time.Minute
 	minTTL     = time.Second
@@ -32,6 +33,8 @@ type held struct {
 	settlement *settlement
 	api        wire.API // empty: not known
 	reasons    bool     // it may be billed for output that its answer does not show
+	features   []byte   // of its prompt; nil: not known, or recorded
+	estimate   usage.PicoUSD
 }
 
 var (
@@ -88,10 +91,11 @@ func (h *holds) drop(c *held) {
 }
 
 // turn notes that another model serves the call, or another route, than was asked for the promise.
-func (h *holds) turn(c *held, a *routing.Answer) {
+func (h *holds) turn(c *held, a *routing.Answer, estimate usage.PicoUSD) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if known := h.byID[c.id]; known != nil {
+		known.estimate = estimate
 		known.span.Model, known.span.Route, known.span.Arm, known.span.DecisionID = a.Model, a.Route, a.Arm, a.DecisionID
 	}
 }
@@ -118,7 +122,7 @@ func (h *holds) done(c *held, settled *settlement, now time.Time) {
 	defer h.mu.Unlock()
 	c.busy = false
 	if settled != nil && c.settlement == nil {
-		c.settlement, c.span.Tags = settled, nil
+		c.settlement, c.span.Tags, c.features = settled, nil, nil
 		c.forget = now.Add(rememberIt)
 		heap.Fix(&h.old, c.at)
 	}

@@ -95,4 +95,7 @@ func (c *call) settleBy(span usage.Span) {
 	}
 	c.p.recent.put(c.name(), state, &span)
 	c.p.recorder.add(span)
+	if c.api.Generates() {
+		c.p.o.Predictors.record(tupleOf(&span, c.cost.estimate), c.ask.Text)
+	}
 }

@@ -32,6 +32,8 @@ type ProxyOptions struct {
 	Treasury Treasury
 	// Budgets are a tenant's, from memory; not known: they have never been read.
 	Budgets func(tenant string) (budgets []budget.Budget, known bool)
+	// Predictors keep what was known of calls; nil: nobody does.
+	Predictors *Predictors
 }
 
 // Proxy passes calls of OpenAI's and Anthropic's APIs on to their providers, or to whoever speaks the same API: what

@@ -414,6 +414,11 @@ func (x *External) end(cl *claim, err error, now time.Time, answer *settlements)
 		if !cl.Repeated {
 			cl.Recorded = cl.recorded
 		}
+		if cl.Recorded && !cl.Repeated && cl.held != nil {
+			t := tupleOf(&cl.span, cl.held.estimate)
+			t.Features = cl.held.features
+			x.o.Predictors.record(t, "")
+		}
 		made = &cl.settlement
 		answer.Settled = append(answer.Settled, cl.settlement)
 	} else if errors.Is(err, ingest.ErrRecord) {

@@ -99,7 +99,8 @@ type Verdict struct {
 	Says    []string    `json:"says,omitempty"`   // for people
 }
 
-const judge = "router training" // who changes the versions
+// Judging is who changes the versions.
+const Judging = "router training"
 
 // Judge looks at the version in use first: one that is worse than the mean alone, or than the version before, is
 // rolled back. Then at the shadow: it is used when it is better by the margin, beyond doubt; retired when it is not by
@@ -109,7 +110,7 @@ func Judge(k Known, now time.Time) (v Verdict) {
 		v.lookAtUsed(k)
 	}
 	if len(v.Changes) > 0 {
-		if changes, err := k.Lineup.Rollback(now, judge, v.Changes[0].Reason); err == nil {
+		if changes, err := k.Lineup.Rollback(now, Judging, v.Changes[0].Reason); err == nil {
 			v.Changes = changes
 		}
 		return v // the shadow is judged against what is in use then, the next time
@@ -146,7 +147,7 @@ func (v *Verdict) lookAtUsed(k Known) {
 		}
 		if c.N >= LeastScored && c.High < 0 {
 			reason := "worse than " + against.what + ": " + c.String()
-			v.Changes = []Change{{used.Version, RolledBack, time.Time{}, judge, reason}}
+			v.Changes = []Change{{used.Version, RolledBack, time.Time{}, Judging, reason}}
 			v.Says = append(v.Says, fmt.Sprintf("**%s** is rolled back: %s.", used.Version, reason))
 			return
 		}
@@ -158,13 +159,13 @@ func (v *Verdict) lookAtShadow(k Known, now time.Time) {
 	c := Compare(since(k.Scored, shadow.Since), k.Shadow, k.InUse)
 	v.Shadow = &c
 	retire := func(why string) {
-		v.Changes = append(v.Changes, Change{shadow.Version, Retired, now, judge, why})
+		v.Changes = append(v.Changes, Change{shadow.Version, Retired, now, Judging, why})
 		v.Says = append(v.Says, fmt.Sprintf("**%s** leaves the shadow unused: %s.", shadow.Version, why))
 	}
 	switch {
 	case c.N >= LeastScored && c.Low > 0 && c.Gain >= margin*c.Other:
 		reason := "better: " + c.String()
-		v.Changes = k.Lineup.Use(shadow.Version, Retired, now, judge, reason)
+		v.Changes = k.Lineup.Use(shadow.Version, Retired, now, Judging, reason)
 		v.Says = append(v.Says, fmt.Sprintf("**%s** is used from now on: %s.", shadow.Version, reason))
 	case c.N >= LeastScored && c.High < 0:
 		retire("worse: " + c.String())

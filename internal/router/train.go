@@ -28,6 +28,9 @@ type Training struct {
 	At       time.Time
 }
 
+// Memory is how far back scored calls are trained from: as long as what routers knew of calls is kept.
+const Memory = 90 * 24 * time.Hour
+
 const (
 	// Fewest is how many tuples a head is trained from at least.
 	Fewest = 100
