@@ -39,8 +39,10 @@ func BenchmarkLeaseDecision(b *testing.B) {
 	c := Call{Of: budget.Call{Tenant: tenant}, Most: 10}
 	b.ReportAllocs()
 	for b.Loop() {
-		wants := t.wants(budgets, c)
+		var room [4]want
+		wants := t.wants(room[:0], budgets, c, t.o.Now())
 		p := promise{of: a, most: 10}
+		p.parts = p.room[:0]
 		if taken, _ := a.takeFrom(&p, &wants[0]); !taken {
 			b.Fatal("the lease has too little")
 		}

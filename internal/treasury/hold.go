@@ -22,6 +22,8 @@ type promise struct {
 	parts   []part
 	holds   []string  // its own in Redis
 	away    bool      // Redis knows nothing of it
+	at      time.Time // of a dead run's: its promise's, in whose windows it is settled; else zero
+	room    [4]part   // of parts: most calls need no more
 	expires time.Time // zero: never
 	renewed time.Time // its holds were
 }
@@ -29,7 +31,7 @@ type promise struct {
 // want is one counter that a call needs a promise of.
 type want struct {
 	part
-	budget budget.Budget
+	budget *budget.Budget
 	next   bool // of the window after this one
 	asked  bool // by itself, and Redis said then what is left
 	left   budget.Micro
@@ -49,12 +51,15 @@ func (t *Treasury) Hold(ctx context.Context, c Call) (Promise, error) {
 	defer t.unclaim(c.ID)
 	answer := Promise{ID: c.ID, Most: c.Most}
 	budgets, known := t.o.Budgets(c.Of.Tenant)
-	wants := t.wants(budgets, c)
+	c.Span.Timestamp = t.o.Now().UTC() // so that the ledger has a recovered call in the windows of its promise
+	var room [4]want
+	wants := t.wants(room[:0], budgets, c, c.Span.Timestamp)
 	if known && len(wants) == 0 {
 		return answer, nil
 	}
 	a := t.account(c.Of.Tenant)
 	p := &promise{id: c.ID, of: a, call: c.Of, most: c.Most, renewed: time.Now()}
+	p.parts = p.room[:0]
 	if c.Expires > 0 {
 		p.expires = time.Now().Add(c.Expires)
 	}
@@ -141,7 +146,7 @@ func (t *Treasury) learn(p *promise) {
 	if !known {
 		return
 	}
-	list := parts(t.wants(budgets, Call{Of: p.call, Most: p.most}))
+	list := parts(t.wants(nil, budgets, Call{Of: p.call, Most: p.most}, t.o.Now()))
 	t.journal.learn(p.id, list)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -160,12 +165,11 @@ func parts(wants []want) []part {
 	return list
 }
 
-// wants are the counters of the call: of each of its budgets that of now, and where the window may end before the call
-// does, that of the next.
-func (t *Treasury) wants(budgets []budget.Budget, c Call) []want {
-	now := t.o.Now()
-	var list []want
-	for _, b := range budgets {
+// wants adds the counters of the call to the list: of each of its budgets that of now, and where the window may end
+// before the call does, that of the next.
+func (t *Treasury) wants(list []want, budgets []budget.Budget, c Call, now time.Time) []want {
+	for i := range budgets {
+		b := &budgets[i]
 		counter, ok := b.Counter(c.Of, now)
 		if !ok {
 			continue
@@ -256,7 +260,7 @@ func (t *Treasury) holdDirect(ctx context.Context, p *promise, wants []want, dir
 		if err := t.journal.write(journalRecord{Kind: recordEnd, ID: p.id}); err != nil {
 			return err
 		}
-		return &Refusal{Standing: Standing{w.budget, w.Counter.Window, grant.Left[0]}}
+		return &Refusal{Standing: Standing{*w.budget, w.Counter.Window, grant.Left[0]}}
 	}
 }
 
@@ -336,7 +340,11 @@ func (t *Treasury) Settle(id string, cost usage.PicoUSD, durable time.Time) bool
 	if err := t.journal.write(journalRecord{Kind: recordSettle, Run: t.run, ID: id, Amount: amount, At: durable}); err != nil {
 		t.o.Logger.Error("A settled call could not be written to the journal of budgets", "error", err)
 	}
-	spent := counters(p.parts, durable)
+	at := durable
+	if !p.at.IsZero() {
+		at = p.at
+	}
+	spent := counters(p.parts, at)
 	for _, part := range p.parts {
 		if l := a.leases[part.Lease]; l != nil {
 			cost := budget.Micro(0)
@@ -395,7 +403,7 @@ func (a *account) standings(wants []want) []Standing {
 				left += l.Left
 			}
 		}
-		list = append(list, Standing{w.budget, w.Counter.Window, left})
+		list = append(list, Standing{*w.budget, w.Counter.Window, left})
 	}
 	slices.SortStableFunc(list, func(x, y Standing) int { return cmp.Compare(x.Left, y.Left) })
 	return list

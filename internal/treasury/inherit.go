@@ -28,7 +28,7 @@ func (t *Treasury) inherit() error {
 			left.ends = append(left.ends, r)
 			continue
 		}
-		p := &promise{id: r.ID, of: t.account(r.Tenant), most: r.Amount, parts: r.Parts, holds: []string{r.ID}}
+		p := &promise{id: r.ID, of: t.account(r.Tenant), most: r.Amount, parts: r.Parts, holds: []string{r.ID}, at: r.Span.Timestamp}
 		r.Span.UsageComplete = false
 		t.recovered = append(t.recovered, r.Span)
 		t.open[r.ID] = p

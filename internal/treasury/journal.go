@@ -153,7 +153,11 @@ func (s *journalState) apply(r journalRecord) {
 			return
 		}
 		delete(s.live, p.key())
-		for _, c := range counters(p.Parts, r.At) {
+		at := r.At
+		if r.Run != p.Run { // a recovered call is settled in the windows of its promise
+			at = p.Span.Timestamp
+		}
+		for _, c := range counters(p.Parts, at) {
 			s.told[toldKey{r.Run, p.Tenant, c, minuteOf(r.At)}] += r.Amount
 		}
 	case recordTold:

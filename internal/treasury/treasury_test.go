@@ -96,6 +96,36 @@ func TestAClientThatLeavesSaysNothingOfRedis(t *testing.T) {
 	require.True(t, g.treasury.Settle("t/gone", 0, g.now()))
 }
 
+// TestARecoveredCallCountsInTheWindowOfItsPromise has a gateway die, and its clock be in the next day when it is back: the
+// day of the promise is told of the call, by that run and, when Redis has lost it, by the one after that.
+func TestARecoveredCallCountsInTheWindowOfItsPromise(t *testing.T) {
+	s := newServer(t)
+	w := newWorld(t, t, s, nested(1000, 500, 200), 1, time.Second)
+	defer w.close()
+	g := w.gateways[0]
+	w.clock.Store(midnight().Add(-time.Hour).UnixNano())
+	var c *call
+	require.Eventually(t, func() bool { c = g.begin(budget.Call{Tenant: tenant}, 100); return c != nil }, patience, 20*time.Millisecond)
+	counters := w.counters(c.of, c.began)
+	told := func() bool {
+		b, err := w.client.Budgets(t.Context())
+		if err != nil {
+			return false
+		}
+		all, open, err := b.Read(t.Context(), tenant, counters)
+		return err == nil && open && all[1].Spent == 100 && all[1].Held == 0
+	}
+	g.kill(func(c *call) budget.Micro { return c.most })
+	w.clock.Add(int64(2 * time.Hour))
+	require.NotEqual(t, counters, w.counters(c.of, g.now()))
+	g.start()
+	require.Eventually(t, told, patience, 20*time.Millisecond)
+	g.kill(nil)
+	g.start()
+	s.do(t, "FLUSHALL")
+	require.Eventually(t, told, patience, 20*time.Millisecond)
+}
+
 // TestAnExpiredPromiseCountsAtItsWorst has nobody settle a promise of which a lease and holds have parts.
 func TestAnExpiredPromiseCountsAtItsWorst(t *testing.T) {
 	s := newServer(t)

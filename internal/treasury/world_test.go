@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -112,7 +113,7 @@ type world struct {
 	owed     map[budget.Counter]budget.Micro // what the upstream really charged
 	highest  map[string]budget.Micro         // the highest ceiling that a budget has had
 	gateways []*gateway
-	counts   struct{ calls, granted, refused, away, kills, restarts, aborted int64 }
+	counts   struct{ calls, granted, refused, away, kills, restarts, aborted, moved, stepped int64 }
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -134,9 +135,25 @@ type gateway struct {
 }
 
 type call struct {
-	id   string
-	of   budget.Call
-	most budget.Micro
+	id    string
+	of    budget.Call
+	most  budget.Micro
+	began time.Time // by its gateway's clock
+}
+
+// longest is how long a call may take by the clock of its gateway.
+const longest = 10 * time.Minute
+
+// covers reports whether the call's promise is of the counters at the instant.
+func (w *world) covers(c *call, at time.Time) bool {
+	return slices.Equal(w.counters(c.of, at), w.counters(c.of, c.began)) || !at.Before(c.began) && at.Sub(c.began) <= longest
+}
+
+// midnight is one at which budgets of days begin anew in New York: near enough for Redis to keep their counters, and far
+// enough for no clock here to be in what the journal forgets.
+func midnight() time.Time {
+	w := budget.Budget{Period: budget.Day, TimeZone: "America/New_York"}.Window(time.Now().Add(6 * time.Hour))
+	return w.To
 }
 
 func newWorld(t *testing.T, on tester, s *server, budgets []budget.Budget, gateways int, ttl time.Duration) *world {
@@ -144,7 +161,7 @@ func newWorld(t *testing.T, on tester, s *server, budgets []budget.Budget, gatew
 		t: on, server: s, ttl: ttl, owed: map[budget.Counter]budget.Micro{}, highest: map[string]budget.Micro{},
 		client: redis.Open(redis.Options{Addr: s.addr, Logger: slog.New(slog.DiscardHandler)}),
 	}
-	w.clock.Store(time.Now().Truncate(time.Hour).UnixNano())
+	w.clock.Store(midnight().Add(-3 * time.Hour).UnixNano())
 	w.setBudgets(budgets)
 	for i := range gateways {
 		dir, err := os.MkdirTemp("", "treasury-*")
@@ -237,7 +254,7 @@ func (g *gateway) start() {
 		Dir: filepath.Join(g.dir, "journal"), Process: g.name, Redis: g.w.client, Logger: g.log, Now: g.now, TTL: g.w.ttl,
 		Budgets:  func(string) ([]budget.Budget, bool) { return *g.w.budgets.Load(), true },
 		Away:     func(string) Away { return Away{Closed: true} },
-		Patience: 2 * time.Second,
+		Patience: 2 * time.Second, Longest: longest,
 	})
 	require.NoError(g.w.t, err)
 	ctx, stop := context.WithCancel(context.Background())
@@ -246,12 +263,12 @@ func (g *gateway) start() {
 	g.mu.Unlock()
 	go func(ended chan struct{}) { defer close(ended); _ = t.Run(ctx) }(g.ended)
 	for _, s := range t.Recovered() { // at its worst: nobody knows better
-		g.settle(&call{id: s.TraceID + "/" + s.SpanID, of: budget.Call{Tenant: tenant, Session: s.SessionID, Key: s.Tags["virtual_key"]}}, budget.Micro(s.Tokens.Output))
+		g.settle(&call{id: s.TraceID + "/" + s.SpanID, of: budget.Call{Tenant: tenant, Session: s.SessionID, Key: s.Tags["virtual_key"]}}, budget.Micro(s.Tokens.Output), s.Timestamp)
 	}
 }
 
 // kill ends the gateway as kill -9 does: nothing is told, nothing is given back. Its calls go on at the upstream for a
-// while; spends says what each came to.
+// while; spends says what each came to. Nobody knows when they end: they count in the windows of their promise.
 func (g *gateway) kill(spends func(*call) budget.Micro) {
 	g.mu.Lock()
 	t, calls := g.treasury, g.calls
@@ -266,7 +283,7 @@ func (g *gateway) kill(spends func(*call) budget.Micro) {
 	require.NoError(g.w.t, t.Close()) // what the kernel does for it
 	for _, c := range calls {
 		if spends != nil {
-			g.owe(c, spends(c))
+			g.owe(c, spends(c), c.began)
 		}
 	}
 }
@@ -281,11 +298,11 @@ func (w *world) counters(of budget.Call, at time.Time) (list []budget.Counter) {
 	return list
 }
 
-// owe is what the upstream charges.
-func (g *gateway) owe(c *call, cost budget.Micro) {
+// owe is what the upstream charges for a call that ended at the time.
+func (g *gateway) owe(c *call, cost budget.Micro, ended time.Time) {
 	g.w.mu.Lock()
 	defer g.w.mu.Unlock()
-	for _, counter := range g.w.counters(c.of, g.now()) {
+	for _, counter := range g.w.counters(c.of, ended) {
 		g.w.owed[counter] += cost
 		require.LessOrEqual(g.w.t, g.w.owed[counter], g.w.highest[counter.Budget], "overshoot of %v", counter)
 	}
@@ -297,8 +314,8 @@ func (g *gateway) hold(of budget.Call, most budget.Micro) *call {
 	t := g.treasury
 	g.mu.Unlock()
 	trace := strconv.FormatUint(rand.Uint64(), 16)
-	c := &call{id: trace + "/1", of: of, most: most}
-	span := usage.Span{TraceID: trace, SpanID: "1", TenantID: tenant, SessionID: of.Session, Model: "m", Timestamp: g.now(), Tokens: usage.Tokens{Output: int64(most)}, Tags: map[string]string{"virtual_key": of.Key}}
+	c := &call{id: trace + "/1", of: of, most: most, began: g.now()}
+	span := usage.Span{TraceID: trace, SpanID: "1", TenantID: tenant, SessionID: of.Session, Model: "m", Timestamp: c.began, Tokens: usage.Tokens{Output: int64(most)}, Tags: map[string]string{"virtual_key": of.Key}}
 	_, err := t.Hold(context.Background(), Call{ID: c.id, Of: of, Span: span, Most: most})
 	g.w.mu.Lock()
 	defer g.w.mu.Unlock()
@@ -332,12 +349,12 @@ func (g *gateway) beginIfAlive(of budget.Call, most budget.Micro) {
 	}
 }
 
-// settle reports a call's cost to the ledger, then to the treasury.
-func (g *gateway) settle(c *call, cost budget.Micro) {
+// settle reports the cost of a call that ended at the time to the ledger, then to the treasury.
+func (g *gateway) settle(c *call, cost budget.Micro, ended time.Time) {
 	w := g.w
 	w.mu.Lock()
 	at := g.now()
-	counters := w.counters(c.of, at)
+	counters := w.counters(c.of, ended)
 	for _, counter := range counters {
 		w.owed[counter] += 0 // to be reconciled
 	}
@@ -358,8 +375,9 @@ func (g *gateway) finish(i int, cost, reported budget.Micro) {
 	g.calls[i] = g.calls[len(g.calls)-1]
 	g.calls = g.calls[:len(g.calls)-1]
 	g.mu.Unlock()
-	g.owe(c, cost)
-	g.settle(c, reported)
+	ended := g.now()
+	g.owe(c, cost, ended)
+	g.settle(c, reported, ended)
 }
 
 // quiet ends all calls, has killed gateways come back, and then every counter must give out exactly what is left: a
@@ -378,24 +396,29 @@ func (w *world) quiet(sessions, keys []string) {
 	for _, s := range sessions {
 		for _, k := range keys {
 			of := budget.Call{Tenant: tenant, Session: s, Key: k, Model: "m"}
-			deadline := time.Now().Add(patience)
-			for {
-				left := w.left(of)
-				if left <= 0 {
-					break
-				}
-				if c := w.gateways[0].hold(of, left); c != nil {
-					w.gateways[0].owe(c, left)
-					w.gateways[0].settle(c, left)
-					break
-				}
-				if !time.Now().Before(deadline) {
-					w.explain(of)
-				}
-				require.True(w.t, time.Now().Before(deadline), "a phantom refusal: %d µ$ are left for %v, by the ledger", left, of)
-				time.Sleep(20 * time.Millisecond)
-			}
+			w.drain(of, func() budget.Micro { return w.left(of) })
 		}
+	}
+}
+
+// drain has the first gateway spend all that is left to the call.
+func (w *world) drain(of budget.Call, rest func() budget.Micro) {
+	g, deadline := w.gateways[0], time.Now().Add(patience)
+	for {
+		left := rest()
+		if left <= 0 {
+			return
+		}
+		if c := g.hold(of, left); c != nil {
+			g.owe(c, left, c.began)
+			g.settle(c, left, c.began)
+			return
+		}
+		if !time.Now().Before(deadline) {
+			w.explain(of)
+		}
+		require.True(w.t, time.Now().Before(deadline), "a phantom refusal: %d µ$ are left for %v, by the ledger", left, of)
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
