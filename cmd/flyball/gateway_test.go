@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyball-dev/flyball/internal/config"
+)
+
+// certificate writes one for this machine, with its key.
+func certificate(t *testing.T) (config.TLS, *x509.CertPool) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	files := config.TLS{CertFile: filepath.Join(t.TempDir(), "cert"), KeyFile: filepath.Join(t.TempDir(), "key")}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	require.NoError(t, os.WriteFile(files.CertFile, text, 0o600))
+	require.NoError(t, os.WriteFile(files.KeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+	pool := x509.NewCertPool()
+	require.True(t, pool.AppendCertsFromPEM(text))
+	return files, pool
+}
+
+// The front speaks HTTP/1.1 and HTTP/2, with TLS and without, and takes no more of headers than is configured.
+func TestFrontSpeaksHTTP(t *testing.T) {
+	t.Parallel()
+	files, pool := certificate(t)
+	for name, encrypted := range map[string]bool{"http": false, "https": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := config.Default()
+			c.Gateway.MaxHeader = 8 << 10
+			if encrypted {
+				c.Gateway.TLS = files
+			}
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			ctx, stop := context.WithCancel(context.Background())
+			ended := make(chan error, 1)
+			echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })
+			go func() { ended <- (&system{config: c}).serveFront(ctx, listener, echo, true) }()
+			defer func() {
+				stop()
+				require.NoError(t, <-ended)
+			}()
+			for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
+				transport := &http.Transport{Protocols: &http.Protocols{}, TLSClientConfig: &tls.Config{RootCAs: pool}}
+				transport.Protocols.SetHTTP1(proto == "HTTP/1.1")
+				transport.Protocols.SetHTTP2(proto == "HTTP/2.0")
+				transport.Protocols.SetUnencryptedHTTP2(proto == "HTTP/2.0")
+				get := func(header string) (*http.Response, error) {
+					r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, name+"://"+listener.Addr().String(), nil)
+					require.NoError(t, err)
+					r.Header.Set("X-Long", header)
+					return transport.RoundTrip(r)
+				}
+				got, err := get("x")
+				require.NoError(t, err, proto)
+				said, err := io.ReadAll(got.Body)
+				require.NoError(t, err)
+				require.NoError(t, got.Body.Close())
+				require.Equal(t, proto, string(said))
+				if got, err = get(strings.Repeat("x", 64<<10)); err == nil {
+					require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, got.StatusCode, proto)
+					require.NoError(t, got.Body.Close())
+				}
+				transport.CloseIdleConnections()
+			}
+		})
+	}
+}
