@@ -187,7 +187,7 @@ func (f *fakeClient) AddSearchAttributes(_ context.Context, r *operatorservice.A
 	return &operatorservice.AddSearchAttributesResponse{}, f.addErr
 }
 
-func (f *fakeClient) SignalWithStartWorkflow(_ context.Context, id, signal string, arg any, o client.StartWorkflowOptions, _ any, args ...any) (client.WorkflowRun, error) {
+func (f *fakeClient) SignalWithStartWorkflow(_ context.Context, id, signal string, arg any, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
 	if err := f.startErr[id]; err != nil {
 		return nil, err
 	}

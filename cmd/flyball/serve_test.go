@@ -154,7 +154,10 @@ func TestWhoMayAskTheGateway(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			s := front(t, func(c *config.Config) { c.Tokens = tc.tokens })
-			handler := s.frontHandler(s.gateway(), nil)
+			require.NoError(t, s.openSpool())
+			gate, err := s.openGateway()
+			require.NoError(t, err)
+			handler := s.frontHandler(gate, nil)
 			for _, r := range []*http.Request{
 				httptest.NewRequest(http.MethodGet, "/v1/flags", nil),
 				httptest.NewRequest(http.MethodGet, "/v1/sampling?tenant=a&model=b&trace_id=c", nil),
