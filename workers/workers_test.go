@@ -350,7 +350,7 @@ func TestStartSweeps(t *testing.T) {
 	})
 }
 
-func (f *fakeClient) ExecuteWorkflow(_ context.Context, o client.StartWorkflowOptions, _ any, args ...any) (client.WorkflowRun, error) {
+func (f *fakeClient) ExecuteWorkflow(_ context.Context, o client.StartWorkflowOptions, _ any, _ ...any) (client.WorkflowRun, error) {
 	f.executed = &o
 	return nil, f.startErr[o.ID]
 }

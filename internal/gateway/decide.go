@@ -154,16 +154,20 @@ func (x *External) judge(ctx context.Context, q *question, now time.Time) (verdi
 
 // hold promises the call its worst cost and remembers it, or refuses it.
 func (x *External) hold(ctx context.Context, q *question, v *verdict, span usage.Span, now time.Time) error {
+	asks := q.Hold != nil && !*q.Hold
+	if asks {
+		span.SpanID = newSpanID() // what is given back must not be the hold of the call itself
+	}
 	id := span.TraceID + "/" + span.SpanID
 	ttl := time.Duration(q.TTL) * time.Second
 	if ttl == 0 {
 		ttl = defaultTTL
 	}
-	asks := q.Hold != nil && !*q.Hold
-	c := &held{id: id, span: span, lapses: now.Add(ttl)}
+	c, again := &held{id: id, span: span, lapses: now.Add(ttl)}, false
 	if !asks {
 		c.features = x.o.Predictors.read(q.Text)
-		if err := x.holds.add(c, now); err != nil {
+		var err error
+		if again, err = x.holds.add(c, now); err != nil {
 			return err
 		}
 	}
@@ -178,8 +182,10 @@ func (x *External) hold(ctx context.Context, q *question, v *verdict, span usage
 		x.holds.cancel(c)
 		v.refuseBudget(q, err, now)
 	case spared.Stop:
-		x.holds.cancel(c)
-		x.o.Treasury.Settle(id, 0, now) // nothing was sent
+		if !again { // else the first answer let the call go, and it may be under way
+			x.holds.cancel(c)
+			x.o.Treasury.Settle(id, 0, now) // nothing was sent
+		}
 		v.Answer = spared
 		v.refuse(q, refused(overBudget, spared.Reason))
 	case asks:

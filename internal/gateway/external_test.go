@@ -194,6 +194,11 @@ func TestDecideHoldsTheWorstCost(t *testing.T) {
 	require.NotContains(t, asked, "hold_id")
 	require.Len(t, b.held, 2)
 	require.Equal(t, budget.Micro(854_000), b.left)
+
+	// nor is the hold of a call that is under way given back by a question about it
+	post(t, h, "/v1/decide", ask(map[string]any{"span_id": "c1", "hold": false}), http.StatusOK)
+	require.Contains(t, b.held, "t/c1")
+	require.Equal(t, budget.Micro(854_000), b.left)
 }
 
 func TestDecideRefusesWhatDoesNotFit(t *testing.T) {

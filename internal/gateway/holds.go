@@ -50,22 +50,22 @@ type holds struct {
 	most int // maxHolds where it is 0
 }
 
-// add remembers a call. A call that is open already is the same call.
-func (h *holds) add(c *held, now time.Time) error {
+// add remembers a call. A call that is open already is the same call, asked about again.
+func (h *holds) add(c *held, now time.Time) (again bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if known := h.byID[c.id]; known != nil {
 		if known.span.TenantID != c.span.TenantID || known.settlement != nil || known.busy {
-			return errTaken
+			return false, errTaken
 		}
-		return nil
+		return true, nil
 	}
 	for len(h.old) > 0 && !now.Before(h.old[0].forget) {
 		h.drop(h.old[0])
 	}
 	if most := h.limit(); len(h.old) >= most {
 		if first := h.old[0]; first.busy || first.settlement == nil && now.Before(first.lapses) {
-			return errTooMany
+			return false, errTooMany
 		}
 		h.drop(h.old[0])
 	}
@@ -75,7 +75,7 @@ func (h *holds) add(c *held, now time.Time) error {
 	c.forget = c.lapses.Add(rememberIt)
 	h.byID[c.id] = c
 	heap.Push(&h.old, c)
-	return nil
+	return false, nil
 }
 
 func (h *holds) limit() int {

@@ -28,7 +28,8 @@ func FuzzRead(f *testing.F) {
 	f.Fuzz(func(t *testing.T, i uint8, body []byte) {
 		r, err := Read(api(i), body)
 		if err != nil {
-			e := err.(*Error)
+			var e *Error
+			require.ErrorAs(t, err, &e)
 			require.True(t, 0 <= e.Offset && e.Offset <= len(body), err)
 			require.NotEmpty(t, e.Problem)
 			require.NotEmpty(t, e.Mend)
