@@ -102,6 +102,7 @@ type entry struct {
 // the worker that reconciles.
 type world struct {
 	t       tester
+	log     *testing.T // also where t is rapid's, which says nothing of a failure that it cannot repeat
 	server  *server
 	client  *redis.Client
 	ttl     time.Duration
@@ -158,7 +159,7 @@ func midnight() time.Time {
 
 func newWorld(t *testing.T, on tester, s *server, budgets []budget.Budget, gateways int, ttl time.Duration) *world {
 	w := &world{
-		t: on, server: s, ttl: ttl, owed: map[budget.Counter]budget.Micro{}, highest: map[string]budget.Micro{},
+		t: on, log: t, server: s, ttl: ttl, owed: map[budget.Counter]budget.Micro{}, highest: map[string]budget.Micro{},
 		client: redis.Open(redis.Options{Addr: s.addr, Logger: slog.New(slog.DiscardHandler)}),
 	}
 	w.clock.Store(midnight().Add(-3 * time.Hour).UnixNano())
@@ -428,7 +429,9 @@ func (w *world) explain(of budget.Call) {
 	require.NoError(w.t, err)
 	counters := w.counters(of, w.now())
 	standings, open, err := b.Read(context.Background(), tenant, counters)
-	w.t.Logf("open %v, %v", open, err)
+	w.log.Logf("open %v, %v", open, err)
+	live, _ := b.Live(context.Background(), tenant)
+	w.log.Logf("live %+v", live)
 	w.mu.Lock()
 	for i, c := range counters {
 		sum := budget.Micro(0)
@@ -439,11 +442,11 @@ func (w *world) explain(of budget.Call) {
 				}
 			}
 		}
-		w.t.Logf("%v: redis %+v, ledger %d", c, standings[i], sum)
+		w.log.Logf("%v: redis %+v, ledger %d", c, standings[i], sum)
 	}
 	w.mu.Unlock()
 	for _, g := range w.gateways {
-		w.t.Logf("%s: %+v", g.name, g.treasury.Stats())
+		w.log.Logf("%s: %+v", g.name, g.treasury.Stats())
 	}
 }
 
@@ -474,5 +477,8 @@ func (w *world) left(of budget.Call) budget.Micro {
 const tenant = "org {1}:x"
 
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(gatewayEnv); addr != "" {
+		os.Exit(runGateway(addr))
+	}
 	goleak.VerifyTestMain(m)
 }
