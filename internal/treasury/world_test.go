@@ -133,6 +133,7 @@ type gateway struct {
 	stop     context.CancelFunc
 	ended    chan struct{}
 	calls    []*call
+	lost     bool // it was killed with calls under way
 }
 
 type call struct {
@@ -260,7 +261,7 @@ func (g *gateway) start() {
 	require.NoError(g.w.t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	g.mu.Lock()
-	g.treasury, g.stop, g.ended = t, stop, make(chan struct{})
+	g.treasury, g.stop, g.ended, g.lost = t, stop, make(chan struct{}), false
 	g.mu.Unlock()
 	go func(ended chan struct{}) { defer close(ended); _ = t.Run(ctx) }(g.ended)
 	for _, s := range t.Recovered() { // at its worst: nobody knows better
@@ -278,6 +279,7 @@ func (g *gateway) kill(spends func(*call) budget.Micro) {
 	if t == nil {
 		return
 	}
+	g.lost = g.lost || len(calls) > 0
 	t.killed.Store(true)
 	g.stop()
 	<-g.ended
@@ -347,6 +349,23 @@ func (g *gateway) begin(of budget.Call, most budget.Micro) *call {
 func (g *gateway) beginIfAlive(of budget.Call, most budget.Micro) {
 	if g.treasury != nil {
 		g.begin(of, most)
+	}
+}
+
+// asked reports whether the gateway's budgets can be asked, Redis knowing all that it holds.
+func (g *gateway) asked() bool {
+	b := g.treasury.ask(g.treasury.account(tenant))
+	if b == nil || g.treasury.unsettled() {
+		return false
+	}
+	_, open, err := b.Read(context.Background(), tenant, nil)
+	return err == nil && open
+}
+
+// settleDown waits until the gateway's budgets can be asked.
+func (g *gateway) settleDown() {
+	for deadline := time.Now().Add(patience); !g.asked(); time.Sleep(5 * time.Millisecond) {
+		require.True(g.w.t, time.Now().Before(deadline), "budgets cannot be asked")
 	}
 }
 
