@@ -102,6 +102,7 @@ type entry struct {
 // the worker that reconciles.
 type world struct {
 	t       tester
+	log     *testing.T // also where t is rapid's, which says nothing of a failure that it cannot repeat
 	server  *server
 	client  *redis.Client
 	ttl     time.Duration
@@ -132,6 +133,7 @@ type gateway struct {
 	stop     context.CancelFunc
 	ended    chan struct{}
 	calls    []*call
+	lost     bool // it was killed with calls under way
 }
 
 type call struct {
@@ -158,7 +160,7 @@ func midnight() time.Time {
 
 func newWorld(t *testing.T, on tester, s *server, budgets []budget.Budget, gateways int, ttl time.Duration) *world {
 	w := &world{
-		t: on, server: s, ttl: ttl, owed: map[budget.Counter]budget.Micro{}, highest: map[string]budget.Micro{},
+		t: on, log: t, server: s, ttl: ttl, owed: map[budget.Counter]budget.Micro{}, highest: map[string]budget.Micro{},
 		client: redis.Open(redis.Options{Addr: s.addr, Logger: slog.New(slog.DiscardHandler)}),
 	}
 	w.clock.Store(midnight().Add(-3 * time.Hour).UnixNano())
@@ -259,7 +261,7 @@ func (g *gateway) start() {
 	require.NoError(g.w.t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	g.mu.Lock()
-	g.treasury, g.stop, g.ended = t, stop, make(chan struct{})
+	g.treasury, g.stop, g.ended, g.lost = t, stop, make(chan struct{}), false
 	g.mu.Unlock()
 	go func(ended chan struct{}) { defer close(ended); _ = t.Run(ctx) }(g.ended)
 	for _, s := range t.Recovered() { // at its worst: nobody knows better
@@ -277,6 +279,7 @@ func (g *gateway) kill(spends func(*call) budget.Micro) {
 	if t == nil {
 		return
 	}
+	g.lost = g.lost || len(calls) > 0
 	t.killed.Store(true)
 	g.stop()
 	<-g.ended
@@ -346,6 +349,23 @@ func (g *gateway) begin(of budget.Call, most budget.Micro) *call {
 func (g *gateway) beginIfAlive(of budget.Call, most budget.Micro) {
 	if g.treasury != nil {
 		g.begin(of, most)
+	}
+}
+
+// asked reports whether the gateway's budgets can be asked, Redis knowing all that it holds.
+func (g *gateway) asked() bool {
+	b := g.treasury.ask(g.treasury.account(tenant))
+	if b == nil || g.treasury.unsettled() {
+		return false
+	}
+	_, open, err := b.Read(context.Background(), tenant, nil)
+	return err == nil && open
+}
+
+// settleDown waits until the gateway's budgets can be asked.
+func (g *gateway) settleDown() {
+	for deadline := time.Now().Add(patience); !g.asked(); time.Sleep(5 * time.Millisecond) {
+		require.True(g.w.t, time.Now().Before(deadline), "budgets cannot be asked")
 	}
 }
 
@@ -428,7 +448,9 @@ func (w *world) explain(of budget.Call) {
 	require.NoError(w.t, err)
 	counters := w.counters(of, w.now())
 	standings, open, err := b.Read(context.Background(), tenant, counters)
-	w.t.Logf("open %v, %v", open, err)
+	w.log.Logf("open %v, %v", open, err)
+	live, _ := b.Live(context.Background(), tenant)
+	w.log.Logf("live %+v", live)
 	w.mu.Lock()
 	for i, c := range counters {
 		sum := budget.Micro(0)
@@ -439,11 +461,11 @@ func (w *world) explain(of budget.Call) {
 				}
 			}
 		}
-		w.t.Logf("%v: redis %+v, ledger %d", c, standings[i], sum)
+		w.log.Logf("%v: redis %+v, ledger %d", c, standings[i], sum)
 	}
 	w.mu.Unlock()
 	for _, g := range w.gateways {
-		w.t.Logf("%s: %+v", g.name, g.treasury.Stats())
+		w.log.Logf("%s: %+v", g.name, g.treasury.Stats())
 	}
 }
 
@@ -474,5 +496,8 @@ func (w *world) left(of budget.Call) budget.Micro {
 const tenant = "org {1}:x"
 
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(gatewayEnv); addr != "" {
+		os.Exit(runGateway(addr))
+	}
 	goleak.VerifyTestMain(m)
 }
