@@ -59,7 +59,7 @@ func (l *costs) CallsBefore(context.Context, string, []clickhouse.Call, time.Tim
 func TestNewBudgetsKnowWhatWasSpent(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC().Truncate(24 * time.Hour).Add(36*time.Hour + 30*time.Minute + 40*time.Second) // tomorrow, 12:30:40: Redis has a clock too
-	ledger := &costs{spool: now.Add(-70 * time.Second), calls: []cost{ // the ledger has all of up to 12:29
+	ledger := &costs{spool: now.Add(-70 * time.Second), calls: []cost{                                   // the ledger has all of up to 12:29
 		{now.Add(-2 * time.Hour), "k1", "s1", "m1", 60},
 		{now.Add(-65 * time.Second), "k1", "s1", "m1", 20}, // 12:29
 		{now.Add(-5 * time.Second), "k2", "s2", "m1", 7},   // 12:30
