@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/flyball-dev/flyball/internal/apitest"
 	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
@@ -126,7 +127,7 @@ func external(t testing.TB, o gateway.ExternalOptions, now func() time.Time) htt
 	rules := fallbacks(&trusts{})
 	rules.Quality = nil
 	all.Fallbacks = gateway.NewFallbacks(rules)
-	return gateway.NewExternal(gateway.New(all), o).Handler()
+	return apitest.Hold(t, gateway.NewExternal(gateway.New(all), o).Handler())
 }
 
 func still() time.Time { return clock }

@@ -19,6 +19,7 @@ import (
 	"github.com/openai/openai-go/v3/option"
 	"github.com/stretchr/testify/require"
 
+	"github.com/flyball-dev/flyball/internal/apitest"
 	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/gateway"
@@ -128,7 +129,7 @@ func newRig(t *testing.T, o upstreamtest.Options, change func(*setup)) *rig {
 	for pattern, handler := range r.proxy.Routes() {
 		mux.Handle(pattern, handler)
 	}
-	r.server = httptest.NewUnstartedServer(mux)
+	r.server = httptest.NewUnstartedServer(apitest.Hold(t, mux))
 	r.server.Config.MaxHeaderBytes = s.MaxHeader
 	r.server.Start()
 	r.run()
