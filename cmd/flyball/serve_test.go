@@ -18,6 +18,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/flyball-dev/flyball/internal/apitest"
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/redis"
@@ -154,7 +155,7 @@ func TestWhoMayAskTheGateway(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			s := front(t, func(c *config.Config) { c.Tokens = tc.tokens })
-			handler := s.frontHandler(s.gateway(), nil)
+			handler := apitest.Hold(t, s.frontHandler(s.gateway(), nil))
 			for _, r := range []*http.Request{
 				httptest.NewRequest(http.MethodGet, "/v1/flags", nil),
 				httptest.NewRequest(http.MethodGet, "/v1/sampling?tenant=a&model=b&trace_id=c", nil),
@@ -187,7 +188,7 @@ func TestATenantsEvaluatorAsksWhatToScore(t *testing.T) {
 			{Name: "gateway", Hash: ingest.HashToken("gateway"), Scopes: []string{"decide"}},
 		}
 	})
-	handler := s.frontHandler(s.gateway(), nil)
+	handler := apitest.Hold(t, s.frontHandler(s.gateway(), nil))
 	ask := func(token, path string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(http.MethodGet, path, nil)
 		r.Header.Set("Authorization", "Bearer "+token)
