@@ -98,7 +98,7 @@ func TestBudgetsAreSetAndRead(t *testing.T) {
 	require.Equal(t, "finops", made["by"])
 	require.InDelta(t, 1, made["revision"], 0)
 	require.InDelta(t, 12.5, made["ceiling_usd"], 0)
-	_, _ = ask(boss, "PUT", "/v1/budgets/org_2/other", `{"per":"session","period":"session","ceiling_usd":"0.5"}`)
+	_, _ = ask(boss, "PUT", "/v1/budgets/org_2/other", `{"per":"session","period":"session","ceiling_usd":0.5}`)
 
 	for name, c := range map[string]struct {
 		who                        Asker
