@@ -210,6 +210,9 @@ func (w *witness) Write(p []byte) (int, error) {
 	if w.header == nil {
 		w.WriteHeader(http.StatusOK)
 	}
+	if w.header.Get("Content-Type") == "" {
+		w.header.Set("Content-Type", http.DetectContentType(p)) // as the server does
+	}
 	w.body.Write(p[:min(len(p), maxBody-min(maxBody, w.body.Len()))])
 	return w.ResponseWriter.Write(p)
 }
