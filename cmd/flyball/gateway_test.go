@@ -89,3 +89,36 @@ func TestFrontSpeaksHTTP(t *testing.T) {
 		})
 	}
 }
+
+// Who dribbles headers is left after a while, and keeps nobody else waiting.
+func TestSlowHeadersAreLeft(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	go func() { ended <- (&system{config: config.Default()}).serveFront(ctx, listener, hello, false) }()
+	defer func() {
+		stop()
+		require.NoError(t, <-ended)
+	}()
+	var slow []net.Conn
+	for range 50 {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+		require.NoError(t, err)
+		slow = append(slow, conn)
+	}
+	got, err := http.Get("http://" + listener.Addr().String())
+	require.NoError(t, err)
+	require.NoError(t, got.Body.Close())
+	require.Equal(t, http.StatusOK, got.StatusCode)
+	for _, conn := range slow {
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
+		_, err := io.Copy(io.Discard, conn)
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "a connection without headers is kept")
+	}
+}

@@ -52,6 +52,7 @@ type call struct {
 	body                    []byte
 	ask                     *wire.Request
 	answer                  routing.Answer
+	shape                   routing.Shaping
 	chain                   []*upstream
 	cost                    costs
 	promise                 treasury.Promise
@@ -275,8 +276,10 @@ func (p *Proxy) body(w http.ResponseWriter, out *http.ResponseController, r *htt
 func (c *call) decide() *refusal {
 	p := c.p
 	said := c.tags
+	c.shape = p.gate.snapshot.Load().Shaping(c.request(), c.began)
 	c.answer, c.tags = p.gate.Route(Call{Request: c.request(), Text: c.ask.Text, Estimate: c.estimate, Tags: said}, c.began)
 	if c.answer.Stop {
+		limitHeaders(c.w.Header(), c.shape, nil, c.began)
 		c.w.Header()["X-Llm-Route"] = []string{c.answer.Route}
 		message := fmt.Sprintf("calls of %s are stopped for now: %s", c.ask.Model, c.answer.Reason)
 		if c.answer.RetryAfter > 0 {

@@ -68,6 +68,7 @@ const (
 // verdict is what was decided of a call, however it is going to be said.
 type verdict struct {
 	decision
+	shape     routing.Shaping
 	standings []treasury.Standing // of the budgets that the call belongs to, the tightest first
 	refused   *refusal            // nil: it may be made
 }
@@ -115,7 +116,7 @@ func (x *External) verdictHeaders(h http.Header, v *verdict, now time.Time) {
 	if v.refused != nil {
 		retryAfter(h, seconds(v.refused.retry))
 	}
-	standingHeaders(h, v.standings, now)
+	limitHeaders(h, v.shape, v.standings, now)
 	x.gate.markStale(h, now)
 }
 
@@ -123,7 +124,7 @@ func (x *External) verdictHeaders(h http.Header, v *verdict, now time.Time) {
 // remembered.
 func (x *External) judge(ctx context.Context, q *question, now time.Time) (verdict, error) {
 	estimate := func(model string) (usage.PicoUSD, bool) { return x.gate.estimate(q, model, now) }
-	var v verdict
+	v := verdict{shape: x.gate.snapshot.Load().Shaping(q.Request, now)}
 	v.Answer, v.Tags = x.gate.Route(Call{Request: q.Request, Text: q.Text, Estimate: estimate}, now)
 	if len(v.Tags) > 0 {
 		q.Tags = maps.Clone(q.Tags)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/flyball-dev/flyball/internal/apitest"
 	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/ingest"
@@ -126,7 +127,11 @@ func external(t testing.TB, o gateway.ExternalOptions, now func() time.Time) htt
 	rules := fallbacks(&trusts{})
 	rules.Quality = nil
 	all.Fallbacks = gateway.NewFallbacks(rules)
-	return gateway.NewExternal(gateway.New(all), o).Handler()
+	h := gateway.NewExternal(gateway.New(all), o).Handler()
+	if test, ok := t.(*testing.T); ok {
+		return apitest.Hold(test, h)
+	}
+	return h
 }
 
 func still() time.Time { return clock }

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/flyball-dev/flyball/internal/apitest"
 	"github.com/flyball-dev/flyball/internal/gateway"
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/redis"
@@ -84,6 +85,9 @@ func handlers(t testing.TB, g *gateway.Gateway) http.Handler {
 	external := gateway.NewExternal(g, externalOptions(t, newBank())).Handler()
 	for _, path := range []string{"/v1/decide", "/v1/settle", "/v1/settle/response", "/v1/authz/"} {
 		mux.Handle(path, external)
+	}
+	if test, ok := t.(*testing.T); ok {
+		return apitest.Hold(test, mux)
 	}
 	return mux
 }

@@ -32,7 +32,7 @@ func (c *call) hold() *refusal {
 			}
 			return refused(away, "the budgets could not be asked: try again").after(time.Second)
 		}
-		standingHeaders(c.w.Header(), standings, c.began)
+		limitHeaders(c.w.Header(), c.shape, standings, c.began)
 		spared := c.p.gate.spare(c.answer, c.request(), standings, held)
 		if first && !spared.Stop && spared.Model != c.answer.Model && c.turn(spared) && no != nil {
 			continue // what is left may do for the cheaper one

@@ -60,51 +60,63 @@ func (p *Proxy) servePlain(w http.ResponseWriter, r *http.Request, api wire.API,
 	if chain == nil {
 		return refused(noModel, "no upstream of the gateway serves this model by the API of "+string(family))
 	}
-	answer, said, u, no := p.fetch(r, chain, suffix, body)
+	got, no := p.fetch(r, chain, suffix, body)
 	if no != nil {
 		return no
 	}
-	return p.passPlain(w, u, answer, said)
+	return p.passPlain(w, got)
+}
+
+// whole is an upstream's answer that was read to its end.
+type whole struct {
+	from   *upstream
+	status int
+	header http.Header
+	body   []byte
 }
 
 // fetch asks upstreams in turn for something that costs nothing, and so may be asked for again.
-func (p *Proxy) fetch(r *http.Request, chain []*upstream, suffix string, body []byte) (*http.Response, []byte, *upstream, *refusal) {
+func (p *Proxy) fetch(r *http.Request, chain []*upstream, suffix string, body []byte) (whole, *refusal) {
 	for i, u := range chain {
-		ctx, cancel := context.WithTimeout(r.Context(), min(u.Timeouts.Whole, u.Timeouts.FirstByte))
-		answer, err := u.transport.RoundTrip(outgoing(ctx, r, u, suffix, body))
-		if err == nil {
-			var said []byte
-			var more bool
-			said, more, err = hold(answer.Body, answer.ContentLength, maxHeld)
-			_ = answer.Body.Close()
-			if more {
-				err = errors.New("its answer is too long")
-			}
-			if err == nil && (!busy(answer.StatusCode) || i == len(chain)-1) {
-				cancel()
-				return answer, said, u, nil
-			}
+		got, err := p.ask(r, u, suffix, body)
+		if err == nil && (!busy(got.status) || i == len(chain)-1) {
+			return got, nil
 		}
-		cancel()
 		if err != nil && r.Context().Err() == nil {
 			p.gate.o.Logger.Warn("An upstream cannot be asked", "upstream", u.Name, "error", err)
 		}
 	}
-	return nil, nil, nil, refused(badUpstream, "the provider cannot be reached: try again")
+	return whole{}, refused(badUpstream, "the provider cannot be reached: try again")
 }
 
-func (p *Proxy) passPlain(w http.ResponseWriter, u *upstream, answer *http.Response, said []byte) *refusal {
-	if answer.StatusCode >= 300 && answer.StatusCode < 400 {
+// ask asks one upstream, which must have answered in the time that it has for a first byte.
+func (p *Proxy) ask(r *http.Request, u *upstream, suffix string, body []byte) (whole, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), min(u.Timeouts.Whole, u.Timeouts.FirstByte))
+	defer cancel()
+	answer, err := u.transport.RoundTrip(outgoing(ctx, r, u, suffix, body))
+	if err != nil {
+		return whole{}, err
+	}
+	defer answer.Body.Close()
+	said, more, err := hold(answer.Body, answer.ContentLength, maxHeld)
+	if more {
+		err = errors.New("its answer is too long")
+	}
+	return whole{u, answer.StatusCode, answer.Header, said}, err
+}
+
+func (p *Proxy) passPlain(w http.ResponseWriter, got whole) *refusal {
+	if got.status < 200 || got.status >= 300 && got.status < 400 {
 		return refused(badUpstream, "the provider answered with a redirect, which is not followed")
 	}
-	if answer.StatusCode >= 400 {
-		return p.passError(w, u, answer, said, func() {}, func() {})
+	if got.status >= 400 {
+		return p.passError(w, got, func() {}, func() {})
 	}
 	h := w.Header()
-	copyHeaders(h, answer.Header)
-	setLength(h, len(said))
-	w.WriteHeader(answer.StatusCode)
-	_, _ = w.Write(said) // an error means that the caller has gone
+	copyHeaders(h, got.header)
+	setLength(h, len(got.body))
+	w.WriteHeader(got.status)
+	_, _ = w.Write(got.body) // an error means that the caller has gone
 	return nil
 }
 
@@ -120,16 +132,16 @@ func (p *Proxy) models(w http.ResponseWriter, r *http.Request, set *upstreams, f
 	case 0:
 		return refused(notFound, "the gateway has no upstream with the API of "+string(family))
 	case 1:
-		answer, said, u, no := p.fetch(r, all, "/models", nil)
+		got, no := p.fetch(r, all, "/models", nil)
 		if no != nil {
 			return no
 		}
-		return p.passPlain(w, u, answer, said)
+		return p.passPlain(w, got)
 	}
 	var lists [][]byte
 	for i := range all { // one that is away must not hide the others' models
-		if answer, said, _, no := p.fetch(r, all[i:i+1], "/models", nil); no == nil && answer.StatusCode == http.StatusOK {
-			lists = append(lists, said)
+		if got, no := p.fetch(r, all[i:i+1], "/models", nil); no == nil && got.status == http.StatusOK {
+			lists = append(lists, got.body)
 		}
 	}
 	merged, err := wire.MergeModels(family, lists...)

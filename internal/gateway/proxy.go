@@ -116,7 +116,7 @@ func (p *Proxy) enter() *refusal {
 	defer p.mu.Unlock()
 	switch {
 	case p.draining:
-		return refused(stopping, "the gateway is about to stop: try again, another one answers")
+		return refused(stopping, "the gateway is about to stop: try again, another one answers").after(time.Second)
 	case p.under >= p.o.Gate.MaxCalls:
 		return refused(overloaded, "as many calls as the gateway takes at once are under way: try again").after(time.Second)
 	case full:

@@ -19,6 +19,7 @@ import (
 	"github.com/openai/openai-go/v3/option"
 	"github.com/stretchr/testify/require"
 
+	"github.com/flyball-dev/flyball/internal/apitest"
 	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/config"
 	"github.com/flyball-dev/flyball/internal/gateway"
@@ -128,7 +129,7 @@ func newRig(t *testing.T, o upstreamtest.Options, change func(*setup)) *rig {
 	for pattern, handler := range r.proxy.Routes() {
 		mux.Handle(pattern, handler)
 	}
-	r.server = httptest.NewUnstartedServer(mux)
+	r.server = httptest.NewUnstartedServer(apitest.Hold(t, mux))
 	r.server.Config.MaxHeaderBytes = s.MaxHeader
 	r.server.Start()
 	r.run()
@@ -286,7 +287,7 @@ func TestWhatComesAndGoesIsWhatWasSent(t *testing.T) {
 	require.Equal(t, "0af7651916cd43dd8448eb211c80319c", span.TraceID)
 	require.Equal(t, "org_a", span.TenantID)
 	require.Equal(t, []string{"s1", "support", "v3", "openai", "gpt-4o", "direct"}, []string{span.SessionID, span.Task, span.PromptTemplate, span.Provider, span.RequestedModel, span.Route})
-	require.Equal(t, map[string]string{"team": "search", "cost-center": "cc-7"}, span.Tags)
+	require.Equal(t, map[string]string{"team": "search", "cost-center": "cc-7", "virtual_key": "a"}, span.Tags)
 	require.True(t, span.UsageComplete && span.Priced)
 	require.Equal(t, usage.Tokens{UncachedInput: seen.Input - seen.Cached, CacheRead: seen.Cached, Output: seen.Output}, span.Tokens)
 

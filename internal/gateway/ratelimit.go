@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -9,11 +10,12 @@ import (
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/treasury"
 )
 
 // The headers that say where a call's budgets stand: RateLimit and RateLimit-Policy as in
-// draft-ietf-httpapi-ratelimit-headers-10, one item for each budget, the tightest first.
+// draft-ietf-httpapi-ratelimit-headers-10, one item for the shape in force, and one for each budget, the tightest first.
 const (
 	headerPolicy    = "RateLimit-Policy"
 	headerLimit     = "RateLimit"
@@ -28,28 +30,38 @@ const maxInteger = 999_999_999_999_999
 // maxLimits bounds the budgets that an answer's headers tell of, the tightest first.
 const maxLimits = 8
 
-// standingHeaders says where the budgets stand.
-func standingHeaders(h http.Header, standings []treasury.Standing, now time.Time) {
-	if len(standings) == 0 {
+// shapeUnit is the unit of a shape's quota: of a hundred calls, so many are let through.
+const shapeUnit = "percent"
+
+// limitHeaders says what a shape lets through, and where the budgets stand.
+func limitHeaders(h http.Header, shape routing.Shaping, standings []treasury.Standing, now time.Time) {
+	if len(standings) == 0 && shape.Left == 0 {
 		return
 	}
-	var policy, limit strings.Builder
-	for i, s := range standings[:min(len(standings), maxLimits)] {
-		if i > 0 {
-			policy.WriteString(", ")
-			limit.WriteString(", ")
+	policy, limit := make([]string, 0, 1+maxLimits), make([]string, 0, 1+maxLimits)
+	if shape.Left > 0 {
+		through := int64(math.Round(100 * shape.Through))
+		policy = append(policy, fmt.Sprintf(`"shape";q=%d;qu="%s";w=60`, through, shapeUnit))
+		if shape.Refused {
+			through = 0
 		}
-		name := sfString(s.Budget.ID)
-		fmt.Fprintf(&policy, `%s;q=%d;qu="%s"`, name, integer(int64(s.Budget.Ceiling)), quotaUnit)
-		fmt.Fprintf(&limit, `%s;r=%d`, name, integer(int64(s.Left)))
-		if !s.Window.To.IsZero() {
-			fmt.Fprintf(&policy, ";w=%d", integer(int64(s.Window.To.Sub(s.Window.From)/time.Second)))
-			fmt.Fprintf(&limit, ";t=%d", integer(seconds(s.Window.To.Sub(now))))
-		}
+		limit = append(limit, fmt.Sprintf(`"shape";r=%d;t=%d`, through, shape.Left))
 	}
-	h.Set(headerPolicy, policy.String())
-	h.Set(headerLimit, limit.String())
-	h.Set(headerRemaining, max(standings[0].Left, 0).USD())
+	for _, s := range standings[:min(len(standings), maxLimits)] {
+		name := sfString(s.Budget.ID)
+		p := fmt.Sprintf(`%s;q=%d;qu="%s"`, name, integer(int64(s.Budget.Ceiling)), quotaUnit)
+		l := fmt.Sprintf(`%s;r=%d`, name, integer(int64(s.Left)))
+		if !s.Window.To.IsZero() {
+			p += fmt.Sprintf(";w=%d", integer(int64(s.Window.To.Sub(s.Window.From)/time.Second)))
+			l += fmt.Sprintf(";t=%d", integer(seconds(s.Window.To.Sub(now))))
+		}
+		policy, limit = append(policy, p), append(limit, l)
+	}
+	h.Set(headerPolicy, strings.Join(policy, ", "))
+	h.Set(headerLimit, strings.Join(limit, ", "))
+	if len(standings) > 0 {
+		h.Set(headerRemaining, max(standings[0].Left, 0).USD())
+	}
 }
 
 // sfString is a string of a structured field. It holds printable ASCII alone; anything else is percent-encoded.

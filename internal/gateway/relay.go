@@ -265,7 +265,7 @@ func (c *call) failed(u *upstream, answer *http.Response, from io.Reader) *refus
 	if err != nil || more {
 		return refused(badUpstream, "the provider of "+c.answer.Model+" failed, and did not say why")
 	}
-	return c.p.passError(c.w, u, answer, body, func() { c.deadline() }, c.flushed)
+	return c.p.passError(c.w, whole{u, answer.StatusCode, answer.Header, body}, c.deadline, c.flushed)
 }
 
 // theirs reports whether an error is in the shape of the families: both have an object of that name.
@@ -278,17 +278,17 @@ func theirs(body []byte) bool {
 
 // passError passes an upstream's error on, unless it is about our key, or shows it: that concerns whoever runs the
 // gateway, and a client would take it for its own.
-func (p *Proxy) passError(w http.ResponseWriter, u *upstream, answer *http.Response, body []byte, before, after func()) *refusal {
-	if answer.StatusCode == http.StatusUnauthorized || u.key != "" && bytes.Contains(body, []byte(u.key)) {
-		p.gate.o.Logger.Error("An upstream does not take the gateway's key", "upstream", u.Name, "status", answer.StatusCode)
+func (p *Proxy) passError(w http.ResponseWriter, got whole, before, after func()) *refusal {
+	if key := got.from.key; got.status == http.StatusUnauthorized || key != "" && bytes.Contains(got.body, []byte(key)) {
+		p.gate.o.Logger.Error("An upstream does not take the gateway's key", "upstream", got.from.Name, "status", got.status)
 		return refused(badUpstream, "the provider does not take the gateway's own key: whoever runs the gateway has to mend that")
 	}
 	h := w.Header()
-	copyHeaders(h, answer.Header)
-	setLength(h, len(body))
+	copyHeaders(h, got.header)
+	setLength(h, len(got.body))
 	before()
-	w.WriteHeader(answer.StatusCode)
-	_, _ = w.Write(body)
+	w.WriteHeader(got.status)
+	_, _ = w.Write(got.body)
 	after()
 	return nil
 }

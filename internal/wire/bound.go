@@ -12,12 +12,13 @@ const (
 	tokensPerKey      = 8     // conservative: marks around a message, a part, a tool's argument; OpenAI's cookbook counts 3 for a message and 1 for a name
 	tokensPerRequest  = 64    // conservative: marks around the whole; the cookbook counts 3
 	tokensPerExponent = 24    // conservative: 1e20 may be written out in 21 digits; longer numbers keep their exponent in JavaScript and Python
-	tokensForTools    = 1_024 // Anthropic adds a system prompt of up to 530 tokens when there are tools; twice that
+	tokensForTools    = 1_024 // Anthropic adds a system prompt of up to 530 tokens when there are tools (Claude 3 Opus, its page on the pricing of tool use; later models less); twice that
 	tokensPerBuiltIn  = 2_048 // Anthropic's own tools: text editor 700, bash 245, computer use 735 + a prompt of 499. Conservative for those it does not count out, and for OpenAI's
 
-	// Images, however large, are scaled down first. Anthropic: to 2,576 pixels, at most 4,784 tokens. OpenAI: tiles
-	// (at most 8 of 170 + 85 tokens; gpt-4o-mini 5,667 + 2,833) or patches times a factor of up to 2.46 (at most 2,500
-	// patches, or 10,000 with the detail "original", which "auto" may mean).
+	// Images, however large, are scaled down first. Anthropic, by its page on vision: to a long edge of 2,576 pixels and
+	// at most 4,784 tokens since Claude Opus 4.7, 1,568 of each before. OpenAI, by its page on images: tiles (at most 8 of
+	// 170 + 85 tokens; gpt-4o-mini 5,667 + 2,833) or patches times a factor of up to 2.46; how many patches there can be,
+	// 2,500, or 10,000 with the detail "original", which "auto" may mean, was not found in print: it is meant to be high.
 	tokensPerAnthropicImage = 5_000
 	tokensPerTiledMini      = 8*5_667 + 2_833
 	tokensPerOpenAIImage    = 24_600

@@ -31,27 +31,30 @@ var impure = []string{
 
 // owners say which package speaks to each outside system.
 var owners = map[string]string{
-	"github.com/google/cel-go":                 "internal/policy",
-	"github.com/ClickHouse/clickhouse-go/v2":   "internal/clickhouse",
-	"github.com/go-faster/city":                "internal/clickhouse",
-	"github.com/redis/go-redis/v9":             "internal/redis",
-	"github.com/slack-go/slack":                "internal/notify",
-	"github.com/PagerDuty/go-pagerduty":        "internal/notify",
-	"github.com/go-analyze/charts":             "internal/notify",
-	"github.com/alicebob/miniredis/v2":         "internal/devstack",
-	"github.com/santhosh-tekuri/jsonschema":    "internal/evaluate",
-	"github.com/ebitengine/purego":             "cmd/chserve/chdb",
-	"go.opentelemetry.io/proto/otlp":           "internal/ingest",
-	"go.opentelemetry.io/otel":                 "", // tests only
-	"github.com/schollz/progressbar/v3":        "cmd/flyball",
-	"github.com/chromedp/chromedp":             "", // tests only
-	"github.com/openai/openai-go/v3":           "", // tests only
-	"github.com/anthropics/anthropic-sdk-go":   "", // tests only
-	"github.com/stretchr/testify":              "", // tests only
-	"github.com/rogpeppe/go-internal":          "", // tests only
-	"go.temporal.io/sdk/testsuite":             "", // tests only
-	"github.com/flyball-dev/flyball/workers":   "cmd/flyball",
-	"github.com/flyball-dev/flyball/workflows": "workers",
+	"github.com/google/cel-go":                        "internal/policy",
+	"github.com/ClickHouse/clickhouse-go/v2":          "internal/clickhouse",
+	"github.com/go-faster/city":                       "internal/clickhouse",
+	"github.com/redis/go-redis/v9":                    "internal/redis",
+	"github.com/slack-go/slack":                       "internal/notify",
+	"github.com/PagerDuty/go-pagerduty":               "internal/notify",
+	"github.com/go-analyze/charts":                    "internal/notify",
+	"github.com/alicebob/miniredis/v2":                "internal/devstack",
+	"github.com/santhosh-tekuri/jsonschema":           "internal/evaluate",
+	"github.com/ebitengine/purego":                    "cmd/chserve/chdb",
+	"go.opentelemetry.io/proto/otlp":                  "internal/ingest",
+	"go.opentelemetry.io/otel":                        "", // tests only
+	"github.com/schollz/progressbar/v3":               "cmd/flyball",
+	"github.com/chromedp/chromedp":                    "", // tests only
+	"github.com/openai/openai-go/v3":                  "", // tests only
+	"github.com/anthropics/anthropic-sdk-go":          "", // tests only
+	"github.com/pb33f/libopenapi":                     "internal/apitest",
+	"github.com/pb33f/libopenapi-validator":           "internal/apitest",
+	"github.com/flyball-dev/flyball/internal/apitest": "", // tests only
+	"github.com/stretchr/testify":                     "", // tests only
+	"github.com/rogpeppe/go-internal":                 "", // tests only
+	"go.temporal.io/sdk/testsuite":                    "", // tests only
+	"github.com/flyball-dev/flyball/workers":          "cmd/flyball",
+	"github.com/flyball-dev/flyball/workflows":        "workers",
 }
 
 // goPackage is what `go list -json` says about one package.
