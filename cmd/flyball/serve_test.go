@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,6 +162,7 @@ func TestWhoMayAskTheGateway(t *testing.T) {
 			for _, r := range []*http.Request{
 				httptest.NewRequest(http.MethodGet, "/v1/flags", nil),
 				httptest.NewRequest(http.MethodGet, "/v1/sampling?tenant=a&model=b&trace_id=c", nil),
+				httptest.NewRequest(http.MethodPost, "/v1/decide", strings.NewReader(`{"tenant_id":"a","trace_id":"b","requested_model":"c"}`)),
 			} {
 				r.RemoteAddr, r.Host = tc.remote, "127.0.0.1:8080"
 				if tc.token != "" {
