@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flyball-dev/flyball/internal/clickhouse"
@@ -238,8 +240,9 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 	}
 	if s.budgets != nil {
 		s.budgetRoutes(mux)
-		metrics := &treasury.Metrics{Treasury: s.treasury, Registry: s.budgets, Redis: s.redis, Now: time.Now}
-		mux.Handle("GET /metrics", admitted(s.door, ingest.ScopeBudgets, trusted, metrics))
+		pages := prometheus.NewRegistry()
+		pages.MustRegister(&treasury.Metrics{Treasury: s.treasury, Registry: s.budgets, Redis: s.redis, Now: time.Now})
+		mux.Handle("GET /metrics", admitted(s.door, ingest.ScopeBudgets, trusted, promhttp.HandlerFor(pages, promhttp.HandlerOpts{})))
 	}
 	if s.proxy != nil { // which has its own way in, since it refuses as the providers do
 		for pattern, handler := range s.proxy.Routes() {

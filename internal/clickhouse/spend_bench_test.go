@@ -46,7 +46,8 @@ func BenchmarkSpend(b *testing.B) {
 		var same []map[string]budget.Micro
 		for _, projections := range []int{1, 0} {
 			b.Run(fmt.Sprintf("%s/projections=%d", of.name, projections), func(b *testing.B) {
-				ctx, id := b.Context(), ""
+				ctx := b.Context()
+				var id string
 				var took []time.Duration
 				var spend map[string]budget.Micro
 				for b.Loop() {

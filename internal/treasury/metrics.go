@@ -1,21 +1,21 @@
 package treasury
 
 import (
+	"cmp"
 	"context"
-	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/redis"
 )
 
-// Metrics serves, in Prometheus's text format, how this gateway's promises stand, and by how much the ceilings of all
-// tenants were overrun, as the counters say that all gateways share: the reconciler sets them by the ledger.
+// Metrics collects for Prometheus how this gateway's promises stand, and by how much the ceilings of all tenants were
+// overrun, as the counters say that all gateways share: the reconciler sets them by the ledger.
 type Metrics struct {
 	Treasury *Treasury
 	Registry *Registry
@@ -30,46 +30,77 @@ const (
 	scrapeWithin = 5 * time.Second
 )
 
+// desc is what one metric is called and says.
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("flyball_budget_"+name, help, labels, nil)
+}
+
+var (
+	redisUp     = desc("redis_up", "1 if Redis could be asked for all budgets during this scrape.")
+	closedDesc  = desc("tenants_closed", "Tenants whose counters are being rebuilt.")
+	leftOut     = desc("overshoot_left_out", "Budgets that were overrun and have no series of their own.")
+	overshotUSD = desc("overshoot_usd", "Spend beyond the ceiling in present windows, as the ledger has it; budgets without any have no series.", "tenant", "budget")
+)
+
+// ofPromises are the metrics of this gateway's own promises.
+var ofPromises = [...]struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	of   func(s Stats) float64
+}{
+	{desc("promises_total", "Calls that were promised their worst cost."), prometheus.CounterValue, func(s Stats) float64 { return float64(s.Promises) }},
+	{desc("refusals_total", "Calls that a budget refused."), prometheus.CounterValue, func(s Stats) float64 { return float64(s.Refusals) }},
+	{desc("away_promises_total", "Calls that were allowed while budgets could not be asked."), prometheus.CounterValue, func(s Stats) float64 { return float64(s.AwayPromises) }},
+	{desc("away_refusals_total", "Calls that were refused since budgets could not be asked."), prometheus.CounterValue, func(s Stats) float64 { return float64(s.AwayRefusals) }},
+	{desc("expired_total", "Promises that nobody settled in time."), prometheus.CounterValue, func(s Stats) float64 { return float64(s.Expired) }},
+	{desc("open_promises", "Promises that are not settled."), prometheus.GaugeValue, func(s Stats) float64 { return float64(s.Open) }},
+	{desc("leased_usd", "Of all blocks that this gateway has taken, promised or not."), prometheus.GaugeValue, func(s Stats) float64 { return dollars(s.Leased) }},
+	{desc("untold", "What Redis has not been told yet."), prometheus.GaugeValue, func(s Stats) float64 { return float64(s.Waiting) }},
+	{desc("beyond_promise_usd_total", "What calls have cost beyond their promise."), prometheus.CounterValue, func(s Stats) float64 { return dollars(s.Overshoot) }},
+}
+
+// dollars is an amount for a graph, which has no better than a float.
+func dollars(m budget.Micro) float64 { return float64(m) / 1e6 }
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
+	for _, p := range ofPromises {
+		to <- p.desc
+	}
+	for _, d := range [...]*prometheus.Desc{redisUp, closedDesc, leftOut, overshotUSD} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector. What Redis could not be asked for is left out, and is not 0.
+func (m *Metrics) Collect(to chan<- prometheus.Metric) {
+	stats := m.Treasury.Stats()
+	for _, p := range ofPromises {
+		to <- prometheus.MustNewConstMetric(p.desc, p.kind, p.of(stats))
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeWithin) // a collector is given none
+	defer cancel()
+	overruns, closed, err := m.overruns(ctx)
+	if err != nil {
+		gauge(redisUp, 0)
+		return
+	}
+	gauge(redisUp, 1)
+	gauge(closedDesc, float64(closed))
+	left := max(0, len(overruns)-overshootSeries)
+	gauge(leftOut, float64(left))
+	for _, o := range overruns[:len(overruns)-left] {
+		gauge(overshotUSD, dollars(o.over), strings.ToValidUTF8(o.tenant, "�"), strings.ToValidUTF8(o.budget, "�"))
+	}
+}
+
 // overrun is by how much one budget was overrun, all its counters together.
 type overrun struct {
 	tenant, budget string
 	over           budget.Micro
-}
-
-func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), scrapeWithin)
-	defer cancel()
-	overruns, closed, err := m.overruns(ctx)
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	m.promises(w)
-	up := 1
-	if err != nil { // what was not read is left out, and is not 0
-		up = 0
-	}
-	metric(w, "redis_up", "gauge", "1 if Redis could be asked for all budgets during this scrape.", up)
-	if err != nil {
-		return
-	}
-	metric(w, "tenants_closed", "gauge", "Tenants whose counters are being rebuilt.", closed)
-	left := max(0, len(overruns)-overshootSeries)
-	metric(w, "overshoot_left_out", "gauge", "Budgets that were overrun and have no series of their own.", left)
-	head(w, "overshoot_usd", "gauge", "Spend beyond the ceiling in present windows, as the ledger has it; budgets without any have no series.")
-	for _, o := range overruns[:len(overruns)-left] {
-		fmt.Fprintf(w, "flyball_budget_overshoot_usd{tenant=\"%s\",budget=\"%s\"} %s\n", label(o.tenant), label(o.budget), o.over.USD())
-	}
-}
-
-func (m *Metrics) promises(w io.Writer) {
-	s := m.Treasury.Stats()
-	metric(w, "promises_total", "counter", "Calls that were promised their worst cost.", s.Promises)
-	metric(w, "refusals_total", "counter", "Calls that a budget refused.", s.Refusals)
-	metric(w, "away_promises_total", "counter", "Calls that were allowed while budgets could not be asked.", s.AwayPromises)
-	metric(w, "away_refusals_total", "counter", "Calls that were refused since budgets could not be asked.", s.AwayRefusals)
-	metric(w, "expired_total", "counter", "Promises that nobody settled in time.", s.Expired)
-	metric(w, "open_promises", "gauge", "Promises that are not settled.", s.Open)
-	metric(w, "leased_usd", "gauge", "Of all blocks that this gateway has taken, promised or not.", s.Leased.USD())
-	metric(w, "untold", "gauge", "What Redis has not been told yet.", s.Waiting)
-	metric(w, "beyond_promise_usd_total", "counter", "What calls have cost beyond their promise.", s.Overshoot.USD())
 }
 
 // overruns are the budgets that were overrun, the largest first, and how many tenants' budgets are closed.
@@ -105,28 +136,6 @@ func (m *Metrics) overruns(ctx context.Context) (all []overrun, closed int, err 
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b overrun) int {
-		switch {
-		case a.over > b.over:
-			return -1
-		case a.over < b.over:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(all, func(a, b overrun) int { return cmp.Compare(b.over, a.over) })
 	return all, closed, nil
-}
-
-func head(w io.Writer, name, kind, help string) {
-	fmt.Fprintf(w, "# HELP flyball_budget_%s %s\n# TYPE flyball_budget_%[1]s %[3]s\n", name, help, kind)
-}
-
-func metric(w io.Writer, name, kind, help string, value any) {
-	head(w, name, kind, help)
-	fmt.Fprintf(w, "flyball_budget_%s %v\n", name, value)
-}
-
-// label escapes a label's value as the format has it: names may hold anything.
-func label(value string) string {
-	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(strings.ToValidUTF8(value, "�"))
 }

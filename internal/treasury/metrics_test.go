@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flyball-dev/flyball/internal/budget"
@@ -37,9 +39,12 @@ func TestMetricsTellOvershoot(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = treasury.Close() })
 	m := &Metrics{Treasury: treasury, Registry: registry, Redis: client, Now: time.Now}
+	pages := prometheus.NewPedanticRegistry()
+	pages.MustRegister(m)
+	handler := promhttp.HandlerFor(pages, promhttp.HandlerOpts{})
 	page := func() string {
 		w := httptest.NewRecorder()
-		m.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 		require.Equal(t, http.StatusOK, w.Code)
 		return w.Body.String()
 	}
@@ -53,7 +58,7 @@ func TestMetricsTellOvershoot(t *testing.T) {
 		return strings.Contains(page(), "\nflyball_budget_tenants_closed 1\n")
 	}, patience, 5*time.Millisecond)
 	got := page()
-	require.Contains(t, got, "# TYPE flyball_budget_overshoot_usd gauge\nflyball_budget_overshoot_usd{tenant=\"o\\\"\\n\",budget=\"keys\"} 0.000035\n")
+	require.Contains(t, got, "# TYPE flyball_budget_overshoot_usd gauge\nflyball_budget_overshoot_usd{budget=\"keys\",tenant=\"o\\\"\\n\"} 3.5e-05\n")
 	require.Equal(t, 1, strings.Count(got, "flyball_budget_overshoot_usd{"), "what is within its ceiling has no series")
 	require.Contains(t, got, "\nflyball_budget_redis_up 1\n")
 	require.Contains(t, got, "# TYPE flyball_budget_refusals_total counter\nflyball_budget_refusals_total 0\n")
