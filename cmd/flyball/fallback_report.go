@@ -102,7 +102,7 @@ func worthSaved(w contract.FallbackWorth) string {
 	case s.Low == nil:
 		return "$" + dollars(s.Pico)
 	}
-	return fmt.Sprintf("$%s (%s to %s)", dollars(s.Pico), dollars(s.Low), dollars(s.High))
+	return fmt.Sprintf("$%s ($%s to $%s)", dollars(s.Pico), dollars(s.Low), dollars(s.High))
 }
 
 func worthQuality(w contract.FallbackWorth) string {
