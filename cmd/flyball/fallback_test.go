@@ -44,8 +44,8 @@ c                   held by ana since 2026-01-15 09:30:00: complaints  0 of 10  
 		}},
 		{Tenant: "b", Rule: "fallback/x", Effect: effect.Effect{Treated: 2}},
 	}))
-	require.Equal(t, `TENANT  RULE        TREATED  HOLDBACK  SAVED         QUALITY
+	require.Equal(t, `TENANT  RULE        TREATED  HOLDBACK  SAVED          QUALITY
 a       fallback/x  90       10        $2 ($1 to $3)  -0.020 (-0.030 to -0.010)
-b       fallback/x  2        0         not known     not known
+b       fallback/x  2        0         not known      not known
 `, out.String())
 }
