@@ -294,6 +294,9 @@ func (a *budgetAPI) print(out io.Writer, views []treasury.View) error {
 		spent, held, left, resets := "", "", "", ""
 		if s := v.Spending; s != nil {
 			spent, held, left = "$"+s.Spent.String(), "$"+s.Held.String(), "$"+s.Left.String()
+			if s.Over != "" {
+				left = "over by $" + s.Over.String()
+			}
 			if !s.Open {
 				spent, held, left = "being counted", "", ""
 			}

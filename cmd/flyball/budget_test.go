@@ -17,6 +17,19 @@ import (
 	"github.com/flyball-dev/flyball/internal/treasury"
 )
 
+// emptyLedger has no call.
+type emptyLedger struct{}
+
+func (emptyLedger) Spend(context.Context, clickhouse.SpendQuery) (map[string]budget.Micro, error) {
+	return nil, nil
+}
+
+func (emptyLedger) Spools(context.Context) (map[string]time.Time, error) { return nil, nil }
+
+func (emptyLedger) CallsBefore(context.Context, string, []clickhouse.Call, time.Time, time.Time) ([]clickhouse.Call, error) {
+	return nil, nil
+}
+
 // budgetMemory keeps budgets as the store does, in memory.
 type budgetMemory struct {
 	mu       sync.Mutex
@@ -69,6 +82,6 @@ func budgetServer() (handler http.Handler, closed func(), err error) {
 		return nil, nil, err
 	}
 	client := redis.Open(redis.Options{Addr: server.Addr(), Logger: slog.New(slog.DiscardHandler)})
-	admin := &treasury.Admin{Store: &budgetMemory{}, Redis: client, Now: time.Now}
+	admin := &treasury.Admin{Store: &budgetMemory{}, Redis: client, Ledger: emptyLedger{}, Now: time.Now}
 	return admin.Handler(treasury.Asker{}), func() { _ = client.Close(); server.Close() }, nil
 }

@@ -110,7 +110,7 @@ func (s *system) reconcile(ctx context.Context) error {
 
 // budgetRoutes serves budgets to who sets them, to a tenant's tokens, and to virtual keys.
 func (s *system) budgetRoutes(mux *http.ServeMux) {
-	admin := &treasury.Admin{Store: s.store, Registry: s.budgets, Redis: s.redis, Now: time.Now}
+	admin := &treasury.Admin{Store: s.store, Registry: s.budgets, Redis: s.redis, Ledger: s.store, Now: time.Now}
 	serve := known(s.door, ingest.ScopeBudgets, func(w http.ResponseWriter, r *http.Request, caller *ingest.Caller) {
 		admin.Handler(treasury.Asker{Tenant: caller.Tenant, Key: caller.Name}).ServeHTTP(w, r)
 	})

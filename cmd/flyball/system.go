@@ -238,6 +238,8 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 	}
 	if s.budgets != nil {
 		s.budgetRoutes(mux)
+		metrics := &treasury.Metrics{Treasury: s.treasury, Registry: s.budgets, Redis: s.redis, Now: time.Now}
+		mux.Handle("GET /metrics", admitted(s.door, ingest.ScopeBudgets, trusted, metrics))
 	}
 	if s.proxy != nil { // which has its own way in, since it refuses as the providers do
 		for pattern, handler := range s.proxy.Routes() {

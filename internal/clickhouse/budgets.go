@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +14,6 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/flyball-dev/flyball/internal/budget"
-	"github.com/flyball-dev/flyball/internal/usage"
 )
 
 var budgetsTable = table{"budgets", []column{
@@ -34,47 +34,51 @@ var budgetsTable = table{"budgets", []column{
 }}
 
 // ErrBudgetChanged says that somebody has changed the budget meanwhile.
-var ErrBudgetChanged = errors.New("the budget was changed meanwhile: look at it again")
+var ErrBudgetChanged = errors.New("the budget was changed meanwhile: read it again, and make the change from what it is now")
 
-// SetBudget stores a version of a budget. Its revision is one more than that of the version that it is made from, 1 for a
-// new budget; ErrBudgetChanged says that there is one of that revision already.
+// SetBudget stores a version of a budget. Its revision is one more than that of the newest version, 1 for a new budget;
+// ErrBudgetChanged says that it is not. Of any number who store the same revision at once exactly one is told that it
+// did: the insert's token names the revision, and the table stores one insert of a token, on all replicas together.
 func (s *Store) SetBudget(ctx context.Context, v budget.Version) error {
 	if err := v.Validate(); err != nil {
 		return fmt.Errorf("storing the budget %q of %q: %w", v.ID, v.Tenant, err)
 	}
-	nonce := rand.Text()
-	known, err := s.budgetNonce(ctx, v)
-	if err == nil && known == "" {
-		err = s.insert(ctx, budgetsTable, "", 1, func(int) []any {
-			return []any{
-				v.Tenant, v.ID, uint32(v.Revision), string(v.Per), v.Only, string(v.Period), v.TimeZone, uint8(v.StartsOn), int64(v.Ceiling),
-				v.Removed, millis(v.SetAt), v.By, v.Reason, nonce,
-			}
-		})
-		if err == nil {
-			known, err = s.budgetNonce(ctx, v)
-		}
-	}
-	switch {
-	case err != nil:
+	err := s.setBudget(ctx, v)
+	if err != nil && !errors.Is(err, ErrBudgetChanged) {
 		return fmt.Errorf("storing the budget %q of %q: %w", v.ID, v.Tenant, err)
-	case known != nonce:
-		return ErrBudgetChanged
 	}
-	return nil
+	return err
 }
 
-// budgetNonce is that of the version of a revision that counts; empty: there is none.
-func (s *Store) budgetNonce(ctx context.Context, v budget.Version) (string, error) {
-	found, err := collect(ctx, s, `SELECT nonce FROM budgets
-WHERE tenant_id = {tenant:String} AND id = {id:String} AND revision >= {revision:UInt32}
-ORDER BY revision DESC, stored_at, nonce LIMIT 1`,
-		[]any{ch.Named("tenant", v.Tenant), ch.Named("id", v.ID), ch.Named("revision", uint32(v.Revision))},
-		func(rows driver.Rows, nonce *string) error { return rows.Scan(nonce) })
-	if err != nil || len(found) == 0 {
-		return "", err
+func (s *Store) setBudget(ctx context.Context, v budget.Version) error {
+	args := []any{ch.Named("tenant", v.Tenant), ch.Named("id", v.ID), ch.Named("revision", uint32(v.Revision))}
+	var newest uint32
+	if err := s.conn.QueryRow(ctx, "SELECT max(revision) FROM budgets WHERE tenant_id = {tenant:String} AND id = {id:String}", args...).Scan(&newest); err != nil {
+		return err
 	}
-	return found[0], nil
+	if int(newest) != v.Revision-1 {
+		return ErrBudgetChanged
+	}
+	nonce := rand.Text()
+	if err := s.insertOnce(ctx, budgetsTable, budgetToken(v), 1, func(int) []any {
+		return []any{
+			v.Tenant, v.ID, uint32(v.Revision), string(v.Per), v.Only, string(v.Period), v.TimeZone, uint8(v.StartsOn), int64(v.Ceiling),
+			v.Removed, millis(v.SetAt), v.By, v.Reason, nonce,
+		}
+	}); err != nil {
+		return err
+	}
+	stored, err := collect(ctx, s, "SELECT nonce FROM budgets WHERE tenant_id = {tenant:String} AND id = {id:String} AND revision = {revision:UInt32}", args,
+		func(rows driver.Rows, nonce *string) error { return rows.Scan(nonce) })
+	if err == nil && !slices.Contains(stored, nonce) {
+		err = ErrBudgetChanged
+	}
+	return err
+}
+
+// budgetToken names a version; names may hold anything, so their lengths keep them apart.
+func budgetToken(v budget.Version) string {
+	return fmt.Sprintf("budget-%d-%s-%s-%d", len(v.Tenant), v.Tenant, v.ID, v.Revision)
 }
 
 // Budgets returns the version of every budget that is in force, removed ones left out, by tenant and id.
@@ -161,15 +165,16 @@ func ceil(pico *big.Int) (budget.Micro, error) {
 	return budget.Micro(micro.Int64()), nil
 }
 
-// sql reads whole hours from their rollup and the minutes before and after from theirs, where these have the dimension;
-// sessions and keys are in the calls alone.
+// sql reads whole hours from their rollup and the minutes before and after from theirs, where these have the dimension.
+// Sessions and keys are in the calls alone, whose projections have their minutes: the condition is on the minute, since
+// it is all of the time that those know.
 func (q SpendQuery) sql() (string, []any) {
 	instant := func(name string, t time.Time) any { return ch.Named(name, millis(t)) }
 	args := []any{ch.Named("tenant", q.Tenant), ch.Named("of", q.Of)}
 	if q.Per == budget.PerSession || q.Per == budget.PerKey {
-		column := map[budget.Per]string{budget.PerSession: "session_id", budget.PerKey: "tags['" + usage.TagVirtualKey + "']"}[q.Per]
+		column := map[budget.Per]string{budget.PerSession: "session_id", budget.PerKey: "virtual_key"}[q.Per]
 		return fmt.Sprintf(`SELECT %[1]s AS of, sum(toInt128(cost_pico_usd)) FROM spans
-WHERE tenant_id = {tenant:String} AND timestamp >= {from:DateTime64(3, 'UTC')} AND timestamp < {to:DateTime64(3, 'UTC')} AND %s
+WHERE tenant_id = {tenant:String} AND toStartOfMinute(timestamp) >= {from:DateTime64(3, 'UTC')} AND toStartOfMinute(timestamp) < {to:DateTime64(3, 'UTC')} AND %s
 GROUP BY of`, column, q.which(column)), append(args, instant("from", q.From), instant("to", q.To))
 	}
 	of, where := "''", ""

@@ -3,9 +3,13 @@ package clickhouse
 import (
 	"fmt"
 	"math/big"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	ch "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/stretchr/testify/require"
 
 	"github.com/flyball-dev/flyball/internal/budget"
@@ -85,4 +89,106 @@ func TestSumsBeyondWhatPicoDollarsHold(t *testing.T) {
 	require.Equal(t, budget.Micro(20_000_000_000_001), micro)
 	_, err = ceil(new(big.Int).Lsh(pico, 64))
 	require.Error(t, err)
+}
+
+// testBudgetWriters has many set each version of a budget at once: one is told that it did, the others to read it again,
+// and what is stored is what the one has set.
+func testBudgetWriters(t *testing.T, s *Store) {
+	const writers, versions = 16, 5
+	v := budget.Version{
+		Budget: budget.Budget{ID: "month", Tenant: "org_1", Per: budget.PerTenant, Period: budget.Month}, SetAt: time.Now().UTC().Truncate(time.Millisecond),
+	}
+	var want []budget.Version
+	for v.Revision = 1; v.Revision <= versions; v.Revision++ {
+		errs := make([]error, writers)
+		start := make(chan struct{})
+		var all sync.WaitGroup
+		mine := func(i int) budget.Version {
+			m := v
+			m.By, m.Ceiling = fmt.Sprint("writer-", i), budget.Micro(1000+i)
+			return m
+		}
+		for i := range writers {
+			all.Go(func() {
+				<-start
+				errs[i] = s.SetBudget(t.Context(), mine(i))
+			})
+		}
+		close(start)
+		all.Wait()
+		won := -1
+		for i, err := range errs {
+			if err == nil {
+				require.Equal(t, -1, won, "two were told that they had set revision %d", v.Revision)
+				won = i
+				continue
+			}
+			require.ErrorIs(t, err, ErrBudgetChanged)
+			require.ErrorContains(t, err, "read it again")
+		}
+		require.NotEqual(t, -1, won, "nobody has set revision %d", v.Revision)
+		want = slices.Insert(want, 0, mine(won))
+	}
+	history, err := s.BudgetHistory(t.Context(), "org_1", "month")
+	require.NoError(t, err)
+	require.Equal(t, want, history)
+	require.EqualValues(t, versions, number(t, s, "SELECT count() FROM budgets"), "what lost is not stored")
+	v.By, v.Ceiling, v.Revision = "late", 1, versions+2
+	require.ErrorIs(t, s.SetBudget(t.Context(), v), ErrBudgetChanged, "it leaves a revision out")
+}
+
+// testSpendKept asks what sessions and keys have spent of the calls and of their projections: both must say what the
+// calls cost after one batch was sent twice, calls came late, all were priced again, and parts were merged.
+func testSpendKept(t *testing.T, s *Store) {
+	now := time.Now().UTC().Truncate(time.Minute)
+	from := now.Add(-30 * time.Hour)
+	spans, _ := traffic(rand.New(rand.NewPCG(51, 52)), 2000, from, now)
+	for i := range spans {
+		spans[i].TenantID, spans[i].SessionID = "org_1", fmt.Sprint("c", i%17)
+		spans[i].Tags = map[string]string{usage.TagVirtualKey: fmt.Sprint("k", i%5), "team": "a"}
+	}
+	f := facts{spans: spans[:1500]}
+	query := func(per budget.Per, projections int, of ...string) map[string]budget.Micro {
+		ctx := ch.Context(t.Context(), ch.WithSettings(ch.Settings{"optimize_use_projections": projections, "force_optimize_projection": projections}))
+		spend, err := s.Spend(ctx, SpendQuery{Tenant: "org_1", Per: per, Of: of, From: from, To: now.Add(-time.Hour)})
+		require.NoError(t, err)
+		return spend
+	}
+	check := func(when string) {
+		t.Helper()
+		sessions, keys := map[string]int64{}, map[string]int64{}
+		for _, p := range f.spans {
+			if p.Timestamp.Before(now.Add(-time.Hour)) {
+				sessions[p.SessionID] += int64(p.Cost)
+				keys[p.Tags[usage.TagVirtualKey]] += int64(p.Cost)
+			}
+		}
+		for per, want := range map[budget.Per]map[string]int64{budget.PerSession: sessions, budget.PerKey: keys} {
+			micro := map[string]budget.Micro{}
+			for of, pico := range want {
+				micro[of] = budget.Ceil(pico)
+			}
+			require.Equal(t, micro, query(per, 0), "calls, per %s, %s", per, when)
+			require.Equal(t, micro, query(per, 1), "projection, per %s, %s", per, when)
+			for of := range micro {
+				require.Equal(t, map[string]budget.Micro{of: micro[of]}, query(per, 1, of, "none"), when)
+				break
+			}
+		}
+	}
+	require.NoError(t, s.InsertSpans(t.Context(), spans[:1500], "first"))
+	require.NoError(t, s.InsertSpans(t.Context(), spans[:1500], "first"))
+	check("sent twice")
+	require.NoError(t, s.InsertSpans(t.Context(), spans[1500:], "late"))
+	f.spans = spans
+	check("with late calls")
+	q := RerateQuery{ID: "all", From: from, To: now, All: true, By: "ann", Book: bookOf(t, "v2", "3", "served-0", "served-1")}
+	_, err := s.Rerate(t.Context(), q)
+	require.NoError(t, err)
+	require.NotZero(t, f.reprice(q.Book, true))
+	check("priced again")
+	require.NoError(t, s.RebuildRollups(t.Context(), from, now, func(string) {}))
+	check("with rollups rebuilt")
+	require.NoError(t, s.conn.Exec(t.Context(), "OPTIMIZE TABLE spans FINAL"))
+	check("merged")
 }

@@ -80,6 +80,8 @@ func TestStore(t *testing.T) {
 		{"decisions", testDecisions},
 		{"fallback cases", testFallbackCases},
 		{"budgets", testBudgets},
+		{"budget writers", testBudgetWriters},
+		{"spend kept", testSpendKept},
 		{"savings", testSavings},
 		{"errors", testErrors},
 	} {

@@ -29,6 +29,7 @@ type Admin struct {
 	Store    BudgetStore
 	Registry *Registry
 	Redis    *redis.Client
+	Ledger   Ledger
 	Now      func() time.Time
 }
 
@@ -64,7 +65,8 @@ type Spending struct {
 	Spent    json.Number `json:"spent_usd"`
 	Held     json.Number `json:"held_usd"` // promised to calls under way, and leased by gateways
 	Left     json.Number `json:"left_usd"`
-	Open     bool        `json:"open"` // false: the counters are being rebuilt, and the figures are not to be believed yet
+	Over     json.Number `json:"overshoot_usd,omitempty"` // what was spent beyond the ceiling; left out: nothing
+	Open     bool        `json:"open"`                    // false: the counters are being rebuilt, and the figures are not to be believed yet
 }
 
 func usd(m budget.Micro) json.Number { return json.Number(m.USD()) }
@@ -196,6 +198,9 @@ func (a *Admin) spending(ctx context.Context, v View, b budget.Budget, of budget
 		Of: counter.Of, From: counter.Window.From, ResetsAt: counter.Window.To, Spent: usd(s.Spent), Held: usd(s.Held),
 		Left: usd(max(0, b.Ceiling-s.Spent-s.Held)), Open: open,
 	}
+	if over := s.Spent - b.Ceiling; over > 0 {
+		v.Spending.Over = usd(over)
+	}
 	return v
 }
 
@@ -283,7 +288,21 @@ func (a *Admin) put(r *http.Request, who Asker) (any, error) {
 	if err := v.Validate(); err != nil {
 		return nil, problem(http.StatusBadRequest, "bad_request", "%w", err)
 	}
+	if !there {
+		if err := a.introduce(r.Context(), v.Budget); err != nil {
+			return nil, err
+		}
+	}
 	return a.store(r.Context(), v)
+}
+
+// introduce has Redis know what a new budget has spent before any gateway knows the budget. A change needs none: the
+// counters are there.
+func (a *Admin) introduce(ctx context.Context, b budget.Budget) error {
+	if err := (&Reconciler{Redis: a.Redis, Ledger: a.Ledger, Now: a.Now}).Introduce(ctx, b); err != nil {
+		return fmt.Errorf("the budget is not set, since what it has spent so far cannot be counted; try again: %w", err)
+	}
+	return nil
 }
 
 func zone(name string) string {

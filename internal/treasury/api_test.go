@@ -74,7 +74,7 @@ func TestBudgetsAreSetAndRead(t *testing.T) {
 	t.Cleanup(func() { _ = client.Close() })
 	registry, err := NewRegistry(store, filepath.Join(t.TempDir(), "sub", "budgets.json"), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	admin := &Admin{Store: store, Registry: registry, Redis: client, Now: time.Now}
+	admin := &Admin{Store: store, Registry: registry, Redis: client, Ledger: &ledgerOf{}, Now: time.Now}
 	ask := func(who Asker, method, path, body string, header ...string) (int, map[string]any) {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))

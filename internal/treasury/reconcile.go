@@ -106,6 +106,18 @@ func cutOff(spools map[string]time.Time, now time.Time) time.Time {
 	return cut.Truncate(time.Minute)
 }
 
+// minutesUpTo are the minutes up to which the ledger has all of what each process told, and of what Introduce did.
+func minutesUpTo(spools map[string]time.Time, cut time.Time) map[string]time.Time {
+	upTo := map[string]time.Time{introduced: cut.Add(-time.Minute)}
+	for spool, at := range spools {
+		if at.After(cut) {
+			at = cut
+		}
+		upTo[spool] = at.Truncate(time.Minute).Add(-time.Minute)
+	}
+	return upTo
+}
+
 func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant string, budgets []budget.Budget, spools map[string]time.Time, cut, now time.Time) error {
 	grace := r.Grace
 	if grace == 0 {
@@ -119,13 +131,7 @@ func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant
 	if err != nil {
 		return err
 	}
-	upTo := map[string]time.Time{}
-	for spool, at := range spools {
-		if at.After(cut) {
-			at = cut
-		}
-		upTo[spool] = at.Truncate(time.Minute).Add(-time.Minute)
-	}
+	upTo := minutesUpTo(spools, cut)
 	for _, b := range budgets {
 		if err := r.budget(ctx, counters, b, live, !open, upTo, cut, now); err != nil {
 			return err

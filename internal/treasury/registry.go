@@ -75,6 +75,15 @@ func (r *Registry) Budgets(tenant string) (budgets []budget.Budget, known bool) 
 	return (*byTenant)[tenant], true
 }
 
+// all are those of all tenants.
+func (r *Registry) all() map[string][]budget.Budget {
+	byTenant := r.known.Load()
+	if byTenant == nil {
+		return nil
+	}
+	return *byTenant
+}
+
 // Refresh reads them.
 func (r *Registry) Refresh(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readWithin)

@@ -145,4 +145,10 @@ CREATE TABLE IF NOT EXISTS predictor_states ON CLUSTER 'prod' (
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
 CREATE TABLE IF NOT EXISTS router_salts ON CLUSTER 'prod' (
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')
+ALTER TABLE spans ON CLUSTER 'prod' ADD PROJECTION IF NOT EXISTS spend_by_session (
+ALTER TABLE spans ON CLUSTER 'prod' ADD COLUMN IF NOT EXISTS virtual_key LowCardinality(String) MATERIALIZED tags['virtual_key'] CODEC(ZSTD(1))
+ALTER TABLE spans ON CLUSTER 'prod' ADD PROJECTION IF NOT EXISTS spend_by_key (
+ALTER TABLE spans ON CLUSTER 'prod' MATERIALIZE PROJECTION IF EXISTS spend_by_session
+ALTER TABLE spans ON CLUSTER 'prod' MATERIALIZE PROJECTION IF EXISTS spend_by_key
+ALTER TABLE budgets ON CLUSTER 'prod' MODIFY SETTING replicated_deduplication_window = 10000
 

@@ -1,0 +1,92 @@
+package treasury
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/clickhouse"
+	"github.com/flyball-dev/flyball/internal/redis"
+)
+
+// introduced stands in the place of a process in what Introduce tells.
+const introduced = "ledger"
+
+// Introduce sets the counters of a budget that no gateway knows yet by what the ledger has of its present window, so that
+// it is never granted from as if nothing had been spent. Minutes of which the ledger may yet get more are told one by one,
+// as a process would, and confirmed when the ledger has all of them.
+//
+// There may be millions of sessions: only those are told of that have spent half of the ceiling. Another is looked
+// for when it calls next.
+func (r *Reconciler) Introduce(ctx context.Context, b budget.Budget) error {
+	counters, err := r.Redis.Budgets(ctx)
+	if err != nil {
+		return err
+	}
+	spools, err := r.Ledger.Spools(ctx)
+	if err != nil {
+		return err
+	}
+	now := r.Now().UTC()
+	cut, window := cutOff(spools, now), b.Window(now)
+	from := window.From
+	if from.IsZero() {
+		from = now.Add(-sessionsBack).Truncate(time.Minute)
+	}
+	if cut.Before(from) {
+		cut = from
+	}
+	at := r.Now()
+	whole, err := r.spend(ctx, b, from, cut)
+	if err != nil {
+		return err
+	}
+	all := maps.Clone(whole)
+	minutes := map[string][]redis.Told{}
+	for minute := cut; !minute.After(now); minute = minute.Add(time.Minute) {
+		part, err := r.spend(ctx, b, minute, minute.Add(time.Minute))
+		if err != nil {
+			return err
+		}
+		for of, spent := range part {
+			c := budget.Counter{Budget: b.ID, Of: of, Window: window}
+			minutes[of] = append(minutes[of], redis.Told{Counter: c, Process: introduced, Minute: minute, Total: spent})
+			all[of] += spent
+		}
+	}
+	upTo := minutesUpTo(spools, cut)
+	for of, spent := range all {
+		if b.Per == budget.PerSession && spent < b.Ceiling/2 {
+			continue
+		}
+		c := budget.Counter{Budget: b.ID, Of: of, Window: window}
+		if err := counters.Reconcile(ctx, b.Tenant, redis.Ledger{At: at, Counter: c, Spent: whole[of], UpTo: upTo}); err != nil {
+			return err
+		}
+		if len(minutes[of]) == 0 {
+			continue
+		}
+		if err := counters.Settle(ctx, b.Tenant, leasePrefix+introduced, nil, minutes[of]); err != nil { // there is no such hold
+			return err
+		}
+	}
+	return nil
+}
+
+// spend is what the ledger has of a budget's calls in [from, to), by whose they are.
+func (r *Reconciler) spend(ctx context.Context, b budget.Budget, from, to time.Time) (map[string]budget.Micro, error) {
+	if !from.Before(to) {
+		return map[string]budget.Micro{}, nil
+	}
+	q := clickhouse.SpendQuery{Tenant: b.Tenant, Per: b.Per, From: from, To: to}
+	if b.Only != "" {
+		q.Of = []string{b.Only}
+	}
+	spent, err := r.Ledger.Spend(ctx, q)
+	if err != nil {
+		return nil, fmt.Errorf("reading what the budget %q has spent so far: %w", b.ID, err)
+	}
+	return spent, nil
+}
