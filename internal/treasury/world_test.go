@@ -252,6 +252,12 @@ func (w *world) reconcile(ctx context.Context) {
 func (g *gateway) now() time.Time { return g.w.now().Add(g.skew) }
 
 func (g *gateway) start() {
+	g.open()
+	g.recover()
+}
+
+// open is start before the calls of the run before are settled.
+func (g *gateway) open() {
 	t, err := Open(Options{
 		Dir: filepath.Join(g.dir, "journal"), Process: g.name, Redis: g.w.client, Logger: g.log, Now: g.now, TTL: g.w.ttl,
 		Budgets:  func(string) ([]budget.Budget, bool) { return *g.w.budgets.Load(), true },
@@ -264,9 +270,19 @@ func (g *gateway) start() {
 	g.treasury, g.stop, g.ended, g.lost = t, stop, make(chan struct{}), false
 	g.mu.Unlock()
 	go func(ended chan struct{}) { defer close(ended); _ = t.Run(ctx) }(g.ended)
-	for _, s := range t.Recovered() { // at its worst: nobody knows better
+}
+
+func (g *gateway) recover() {
+	for _, s := range g.treasury.Recovered() { // at its worst: nobody knows better
 		g.settle(&call{id: s.TraceID + "/" + s.SpanID, of: budget.Call{Tenant: tenant, Session: s.SessionID, Key: s.Tags["virtual_key"]}}, budget.Micro(s.Tokens.Output), s.Timestamp)
 	}
+}
+
+// deafen has nothing that is settled from now on reach Redis, as if the gateway were killed right after.
+func (g *gateway) deafen() {
+	g.treasury.killed.Store(true)
+	g.stop()
+	<-g.ended
 }
 
 // kill ends the gateway as kill -9 does: nothing is told, nothing is given back. Its calls go on at the upstream for a
