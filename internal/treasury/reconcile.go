@@ -18,7 +18,7 @@ import (
 // Ledger is what calls have cost, as their telemetry says: ClickHouse.
 type Ledger interface {
 	Spend(ctx context.Context, q clickhouse.SpendQuery) (map[string]budget.Micro, error)
-	Spools(ctx context.Context) (map[string]time.Time, error)
+	Spools(ctx context.Context) (map[string]clickhouse.Spool, error)
 	CallsBefore(ctx context.Context, tenant string, calls []clickhouse.Call, from, to time.Time) ([]clickhouse.Call, error)
 }
 
@@ -95,21 +95,24 @@ func (r *Reconciler) Reconcile(ctx context.Context) error {
 }
 
 // cutOff is the whole minute up to which every spool that is heard has delivered. What ended later the ledger may have
-// in part, and is left to what gateways tell.
-func cutOff(spools map[string]time.Time, now time.Time) time.Time {
+// in part, and is left to what gateways tell. A spool whose clock was set back has delivered up to its highest mark all
+// the same: nothing that was confirmed by it falls out of the ledger's sums.
+func cutOff(spools map[string]clickhouse.Spool, now time.Time) time.Time {
 	cut := now
-	for _, at := range spools {
-		if now.Sub(at) < spoolAlive && at.Before(cut) {
-			cut = at
+	for _, s := range spools {
+		if now.Sub(s.Highest) < spoolAlive && s.Highest.Before(cut) {
+			cut = s.Highest
 		}
 	}
 	return cut.Truncate(time.Minute)
 }
 
 // minutesUpTo are the minutes up to which the ledger has all of what each process told, and of what Introduce did.
-func minutesUpTo(spools map[string]time.Time, cut time.Time) map[string]time.Time {
+// Where a clock was set back, those are the ones that it has passed since: in the ones after it calls are made anew.
+func minutesUpTo(spools map[string]clickhouse.Spool, cut time.Time) map[string]time.Time {
 	upTo := map[string]time.Time{introduced: cut.Add(-time.Minute)}
-	for spool, at := range spools {
+	for spool, s := range spools {
+		at := s.Last
 		if at.After(cut) {
 			at = cut
 		}
@@ -118,7 +121,7 @@ func minutesUpTo(spools map[string]time.Time, cut time.Time) map[string]time.Tim
 	return upTo
 }
 
-func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant string, budgets []budget.Budget, spools map[string]time.Time, cut, now time.Time) error {
+func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant string, budgets []budget.Budget, spools map[string]clickhouse.Spool, cut, now time.Time) error {
 	grace := r.Grace
 	if grace == 0 {
 		grace = 30 * time.Second
