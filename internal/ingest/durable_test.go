@@ -307,9 +307,10 @@ func TestWatermarksFollowAClockThatIsSetBack(t *testing.T) {
 	opt.Now = func() time.Time { return now }
 	i, err := Open(opt)
 	require.NoError(t, err)
+	sink.clockSet = true
 	published := func() time.Time {
 		i.watermark(t.Context())
-		return i.marked
+		return sink.mark
 	}
 	require.Equal(t, testNow, published())
 	now = now.Add(time.Second)

@@ -43,11 +43,11 @@ func TestASettledCallThatRedisNeverHeardOfIsNotPresumed(t *testing.T) {
 			w := newWorld(t, t, s, nested(1000, 500, 200), 1, 300*time.Millisecond)
 			defer w.close()
 			g, of := w.gateways[0], budget.Call{Tenant: tenant, Key: "k", Session: "s"}
-			g.skew = 2 * time.Hour
+			g.set(2 * time.Hour)
 			require.Eventually(t, func() bool { return g.begin(of, 100) != nil }, patience, 20*time.Millisecond)
 			settle(g)
 			g.kill(nil)
-			g.skew = 0
+			g.set(0)
 			spent := 200 - w.left(of)
 			require.Positive(t, spent)
 			require.Eventually(t, func() bool { return w.standingsOf(t, of)[3].Spent >= 100 }, patience, 20*time.Millisecond, "the hold lapses")

@@ -443,7 +443,8 @@ func (f *fleet) strike(round int) {
 	case 3: // the last of all: what a killed gateway leaves in Redis stays there unless its successor sees to it
 		p.say(f.t, "step 1")
 		p.clock[2] += int64(time.Minute)
-		f.steps++
+		f.gateways[(round+1)%len(f.gateways)].say(f.t, "step -3")
+		f.steps += 2
 	}
 	f.goOn("the budgets are rebuilt", 300)
 }

@@ -167,4 +167,14 @@ func TestMinutesThatAreLivedTwiceAreConfirmedTwice(t *testing.T) {
 	back.Last = passed.Add(2*time.Minute + time.Second)
 	ledger.spools["gw"] = back
 	require.EqualValues(t, 10+7+5, spent(), "counted once, long before the clock is where it was")
+
+	last := now.Add(-2 * time.Minute).Truncate(time.Minute) // told late, of before the clock was set
+	tell(last, 20)
+	ledger.spend[budget.PerTenant][""] += 20
+	back.Last = last.Add(-markBehind + time.Minute)
+	ledger.spools["gw"] = back
+	require.EqualValues(t, 10+7+5+20+20, spent(), "it may be of now")
+	back.Last = last.Add(-markBehind)
+	ledger.spools["gw"] = back
+	require.EqualValues(t, 10+7+5+20, spent(), "counted once though the clock is not there yet")
 }
