@@ -24,7 +24,7 @@ func (emptyLedger) Spend(context.Context, clickhouse.SpendQuery) (map[string]bud
 	return nil, nil
 }
 
-func (emptyLedger) Spools(context.Context) (map[string]time.Time, error) { return nil, nil }
+func (emptyLedger) Spools(context.Context) (map[string]clickhouse.Spool, error) { return nil, nil }
 
 func (emptyLedger) CallsBefore(context.Context, string, []clickhouse.Call, time.Time, time.Time) ([]clickhouse.Call, error) {
 	return nil, nil

@@ -348,7 +348,7 @@ func testReaders(t *testing.T, admin *Store, open func(group string) *Store) {
 			require.Equal(t, sees, known)
 
 			var n uint64
-			for _, hidden := range []string{"migrations", "ingest_watermarks", "bucket_changes", "kpi_1m_from_spans", "system.parts"} {
+			for _, hidden := range []string{"migrations", "ingest_watermarks", "ingest_watermarks_last", "bucket_changes", "kpi_1m_from_spans", "system.parts"} {
 				require.Error(t, s.conn.QueryRow(ctx, "SELECT count() FROM "+hidden+" WHERE NOT ignore(*)").Scan(&n), hidden)
 			}
 			require.Error(t, s.InsertSpans(ctx, calls(1, base, usage.Span{Model: "m"}), "x"), "a reader writes nothing")

@@ -204,20 +204,29 @@ func (q SpendQuery) which(column string) string {
 	return column + " IN {of:Array(String)}"
 }
 
-// Spools returns up to when each spool that was heard in the last days has delivered what it had accepted.
-func (s *Store) Spools(ctx context.Context) (map[string]time.Time, error) {
+// Spool is how far a spool has delivered what it had accepted, by its own clock.
+type Spool struct {
+	Last    time.Time // as it said last: all that it accepted before is there, whatever its clock did
+	Highest time.Time // that it ever said: later than Last while its clock is behind what it was
+}
+
+// Spools returns every spool that was heard in the last days.
+func (s *Store) Spools(ctx context.Context) (map[string]Spool, error) {
 	type mark struct {
 		spool string
-		at    time.Time
+		Spool
 	}
-	marks, err := collect(ctx, s, "SELECT spool, max(`at`) FROM ingest_watermarks GROUP BY spool", nil,
-		func(rows driver.Rows, m *mark) error { return rows.Scan(&m.spool, &m.at) })
+	// One that was not heard since the last ones are kept has said only the highest.
+	marks, err := collect(ctx, s, `SELECT spool, if(last.said = 0, highest.at, last.at), highest.at
+FROM (SELECT spool, max(at) AS at FROM ingest_watermarks GROUP BY spool) AS highest
+LEFT JOIN (SELECT spool, argMax(at, stored_at) AS at, count() AS said FROM ingest_watermarks_last GROUP BY spool) AS last USING (spool)`, nil,
+		func(rows driver.Rows, m *mark) error { return rows.Scan(&m.spool, &m.Last, &m.Highest) })
 	if err != nil {
 		return nil, fmt.Errorf("reading the watermarks of the spools: %w", err)
 	}
-	all := make(map[string]time.Time, len(marks))
+	all := make(map[string]Spool, len(marks))
 	for _, m := range marks {
-		all[m.spool] = m.at.UTC()
+		all[m.spool] = Spool{m.Last.UTC(), m.Highest.UTC()}
 	}
 	return all, nil
 }

@@ -76,9 +76,17 @@ func testBudgets(t *testing.T, s *Store) {
 	require.Equal(t, []Call{{"b3", "s"}}, calls, "of its own tenant, in time, that very call")
 	require.NoError(t, s.Watermark(t.Context(), "one", at))
 	require.NoError(t, s.Watermark(t.Context(), "one", at.Add(time.Minute)))
+	back := at.Add(-time.Hour) // its clock was set
+	require.NoError(t, s.Watermark(t.Context(), "one", back))
+	require.NoError(t, s.conn.Exec(t.Context(), "OPTIMIZE TABLE ingest_watermarks FINAL"))
+	require.NoError(t, s.conn.Exec(t.Context(), "OPTIMIZE TABLE ingest_watermarks_last FINAL"))
 	spools, err := s.Spools(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, at.Add(time.Minute), spools["one"])
+	require.Equal(t, Spool{Last: back, Highest: at.Add(time.Minute)}, spools["one"])
+	require.NoError(t, s.conn.Exec(t.Context(), "TRUNCATE TABLE ingest_watermarks_last"))
+	spools, err = s.Spools(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, Spool{Last: at.Add(time.Minute), Highest: at.Add(time.Minute)}, spools["one"], "it was not heard since the last are kept")
 }
 
 func TestSumsBeyondWhatPicoDollarsHold(t *testing.T) {

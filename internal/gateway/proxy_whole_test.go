@@ -31,8 +31,9 @@ func (b *blank) Spend(context.Context, clickhouse.SpendQuery) (map[string]budget
 	return map[string]budget.Micro{}, nil
 }
 
-func (b *blank) Spools(context.Context) (map[string]time.Time, error) {
-	return map[string]time.Time{b.spool: time.Now()}, nil
+func (b *blank) Spools(context.Context) (map[string]clickhouse.Spool, error) {
+	now := time.Now()
+	return map[string]clickhouse.Spool{b.spool: {Last: now, Highest: now}}, nil
 }
 
 func (b *blank) CallsBefore(context.Context, string, []clickhouse.Call, time.Time, time.Time) ([]clickhouse.Call, error) {

@@ -346,7 +346,7 @@ func (i *Ingest) publish(ctx context.Context, due <-chan time.Time) {
 
 func (i *Ingest) watermark(ctx context.Context) {
 	at, err := i.drainedUntil()
-	if err == nil && at.After(i.marked) {
+	if err == nil && !at.IsZero() && !at.Equal(i.marked) {
 		i.marked = at
 		err = i.opt.Sink.Watermark(ctx, i.spool.state.Spool, at)
 	}
@@ -355,7 +355,8 @@ func (i *Ingest) watermark(ctx context.Context) {
 	}
 }
 
-// drainedUntil is the moment before which all that was accepted is in the sink.
+// drainedUntil is the moment before which all that was accepted is in the sink, by this clock; zero where that cannot be
+// said, since the clock was set back, and what was accepted before that is not drained.
 func (i *Ingest) drainedUntil() (time.Time, error) {
 	i.commitMu.Lock()
 	at := i.opt.Now()
@@ -364,8 +365,13 @@ func (i *Ingest) drainedUntil() (time.Time, error) {
 	}
 	i.commitMu.Unlock()
 	oldest, err := i.oldest()
-	if err != nil || oldest.IsZero() || oldest.After(at) {
+	switch {
+	case err != nil || oldest.IsZero():
 		return at.UTC(), err
+	case oldest.After(i.opt.Now()): // what was accepted since waits behind it
+		return time.Time{}, nil
+	case oldest.After(at):
+		return at.UTC(), nil
 	}
 	return oldest, nil
 }

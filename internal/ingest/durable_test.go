@@ -297,6 +297,33 @@ func TestWatermark(t *testing.T) {
 	require.NoError(t, i.Close())
 }
 
+// A spool whose clock is set back says how far it has come by the new time, but nothing while calls wait that it accepted
+// before: those of the new time are behind them.
+func TestWatermarksFollowAClockThatIsSetBack(t *testing.T) {
+	t.Parallel()
+	sink := newStore()
+	opt := testOptions(t, t.TempDir(), sink)
+	now := testNow
+	opt.Now = func() time.Time { return now }
+	i, err := Open(opt)
+	require.NoError(t, err)
+	sink.clockSet = true
+	published := func() time.Time {
+		i.watermark(t.Context())
+		return sink.mark
+	}
+	require.Equal(t, testNow, published())
+	now = now.Add(time.Second)
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "1")}, nil))
+	now = testNow.Add(-time.Hour)
+	require.NoError(t, i.Accept(t.Context(), []usage.Span{span("org", "t", "2")}, nil))
+	now = now.Add(time.Minute)
+	require.Equal(t, testNow, published(), "the second call waits behind the first")
+	require.NoError(t, i.drain(t.Context()))
+	require.Equal(t, now, published())
+	require.NoError(t, i.Close())
+}
+
 func TestOneProcessASpool(t *testing.T) {
 	t.Parallel()
 	opt := testOptions(t, t.TempDir(), newStore())

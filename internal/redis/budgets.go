@@ -175,8 +175,9 @@ return s
 
 // reconcileScript sets what the ledger knows of a counter, unless it was told something newer. ARGV: the amount, the
 // counter's last day (ms; 0: none), when the ledger was read (ms),
-// then pairs: a process and the minute up to which the ledger knows what it told, then, behind '--', the lapsed holds
-// of which the ledger knows what they spent. KEYS[2]: the counter. What is confirmed is remembered for an hour, so
+// then pairs: a process and the minute up to which the ledger knows what it told, for one whose clock was set back also
+// '>process' and '<process' with the first and the last of the later minutes of which it knows that, then, behind '--',
+// the lapsed holds of which the ledger knows what they spent. KEYS[2]: the counter. What is confirmed is remembered for an hour, so
 // that a process that tells it late changes nothing.
 var reconcileScript = goredis.NewScript(budgetPrelude + `
 lapse()
@@ -193,10 +194,11 @@ for k = 1, #all, 2 do
   local process, minute = string.match(all[k], '^m:(.+):(%d+)$')
   if process then
     local total, confirmed = parts(all[k + 1])
-    local known = upTo[string.match(process, '^(.*)~') or process]
-    if known and n(minute) <= known then
+    process, minute = string.match(process, '^(.*)~') or process, n(minute)
+    local known, from, to = upTo[process] or -1, upTo['>' .. process], upTo['<' .. process]
+    if minute <= known or from and minute >= from and minute <= to then
       confirmed = total
-      if n(minute) < known - 60 then redis.call('HDEL', counter, all[k])
+      if minute < known - 60 then redis.call('HDEL', counter, all[k])
       else redis.call('HSET', counter, all[k], string.format('%.0f %.0f', total, total)) end
     end
     spent = spent + total - confirmed
@@ -420,12 +422,16 @@ func (b *Budgets) Reopen(ctx context.Context, tenant string, wait time.Duration)
 	return state == "open", nil
 }
 
+// Minutes are those from one to another, both included.
+type Minutes struct{ From, To time.Time }
+
 // Ledger is what the ledger knows of a counter.
 type Ledger struct {
 	At      time.Time // when it was read: an older reading never replaces a newer one
 	Counter budget.Counter
 	Spent   budget.Micro
 	UpTo    map[string]time.Time // process: the minute up to which what it told is in Spent
+	Earlier map[string]Minutes   // process whose clock was set back: later minutes whose totals are in Spent, being from before
 	Settled []string             // holds that lapsed, what they spent being in Spent
 }
 
@@ -436,6 +442,10 @@ func (b *Budgets) Reconcile(ctx context.Context, tenant string, l Ledger) error 
 	args := []any{int64(l.Spent), last(l.Counter), l.At.UnixMilli()}
 	for process, minute := range l.UpTo {
 		args = append(args, url.QueryEscape(process), minute.Unix()/60)
+	}
+	for process, m := range l.Earlier {
+		process = url.QueryEscape(process)
+		args = append(args, ">"+process, m.From.Unix()/60, "<"+process, m.To.Unix()/60)
 	}
 	args = append(args, "--")
 	for _, id := range l.Settled {

@@ -168,7 +168,7 @@ func must[T any](v T, err error) T {
 // book is a ledger in memory.
 type book struct {
 	spend  map[string]budget.Micro // by per and of
-	spools map[string]time.Time
+	spools map[string]clickhouse.Spool
 	traces []string
 }
 
@@ -185,7 +185,7 @@ func (b *book) Spend(_ context.Context, q clickhouse.SpendQuery) (map[string]bud
 	return sums, nil
 }
 
-func (b *book) Spools(context.Context) (map[string]time.Time, error) { return b.spools, nil }
+func (b *book) Spools(context.Context) (map[string]clickhouse.Spool, error) { return b.spools, nil }
 
 func (b *book) CallsBefore(_ context.Context, _ string, calls []clickhouse.Call, _, _ time.Time) ([]clickhouse.Call, error) {
 	return slices.DeleteFunc(slices.Clone(calls), func(c clickhouse.Call) bool { return !slices.Contains(b.traces, c.Trace) }), nil
@@ -203,7 +203,7 @@ func TestCountersAreRebuiltFromTheLedger(t *testing.T) {
 		{Budget: budget.Budget{ID: "month", Tenant: "o", Per: budget.PerTenant, Period: budget.Month, Ceiling: 1000}, Revision: 1},
 		{Budget: budget.Budget{ID: "talk", Tenant: "o", Per: budget.PerSession, Period: budget.Session, Ceiling: 100}, Revision: 1},
 	}}
-	ledger := &book{spend: map[string]budget.Micro{"tenant": 700, "sessions1": 40}, spools: map[string]time.Time{"gw": now, "dead": now.Add(-time.Hour)}}
+	ledger := &book{spend: map[string]budget.Micro{"tenant": 700, "sessions1": 40}, spools: map[string]clickhouse.Spool{"gw": {Last: now, Highest: now}, "dead": {Last: now.Add(-time.Hour), Highest: now.Add(-time.Hour)}}}
 	r := &Reconciler{Budgets: store.Budgets, Redis: client, Ledger: ledger, Logger: slog.New(slog.DiscardHandler), Now: time.Now, Grace: time.Millisecond}
 	month, _ := store.versions[0].Counter(budget.Call{Tenant: "o"}, now)
 	talk, _ := store.versions[1].Counter(budget.Call{Tenant: "o", Session: "s1"}, now)

@@ -20,7 +20,8 @@ type promise struct {
 	epoch   string // in which holds were asked for; empty: none was
 	most    budget.Micro
 	parts   []part
-	holds   []string  // its own in Redis
+	holds   []string  // its own in Redis, or asked for there
+	asking  bool      // another is asked for, and Redis may hear of it after it has heard that the promise is settled
 	away    bool      // Redis knows nothing of it
 	at      time.Time // of a dead run's: its promise's, in whose windows it is settled; else zero
 	room    [4]part   // of parts: most calls need no more
@@ -283,6 +284,9 @@ type doubt struct {
 func (t *Treasury) doubt(a *account, id string, list []budget.Counter) {
 	t.clerk.add(&task{of: a, holds: []string{id}, counters: list})
 	last := &task{of: a, holds: []string{id}, counters: list, done: func() {
+		if t.find(id) != nil { // the call was promised all the same, of what is allowed while Redis is away
+			return
+		}
 		_ = t.journal.write(journalRecord{Kind: recordEnd, ID: id}) // read once more after a restart, and ended again
 	}}
 	t.mu.Lock()
@@ -381,6 +385,9 @@ func (t *Treasury) settling(p *promise) *task {
 		if p.away {
 			p.away = false // or it would be returned once more when it is held
 			p.of.allowed -= p.most
+		}
+		if !p.asking {
+			_ = t.journal.write(journalRecord{Kind: recordEnd, ID: p.id}) // read once more after a restart, and ended again
 		}
 	}}
 }

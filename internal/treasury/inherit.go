@@ -11,7 +11,7 @@ import (
 type affairs struct {
 	runs     map[string]bool
 	promises []*promise
-	ends     []journalRecord // leases, and holds that were asked for
+	ends     []journalRecord // leases, and holds that were asked for, or of calls that are settled
 }
 
 // inherit takes over what the journal says that an earlier run had under way.
@@ -28,7 +28,7 @@ func (t *Treasury) inherit() error {
 			left.ends = append(left.ends, r)
 			continue
 		}
-		p := &promise{id: r.ID, of: t.account(r.Tenant), most: r.Amount, parts: r.Parts, holds: []string{r.ID}, at: r.Span.Timestamp}
+		p := &promise{id: r.ID, of: t.account(r.Tenant), most: r.Amount, parts: r.Parts, holds: holdsOf(r.ID), at: r.Span.Timestamp}
 		r.Span.UsageComplete = false
 		t.recovered = append(t.recovered, r.Span)
 		t.open[r.ID] = p
@@ -39,6 +39,9 @@ func (t *Treasury) inherit() error {
 	}
 	return nil
 }
+
+// holdsOf are the names under which Redis may hold something of a promise.
+func holdsOf(id string) []string { return []string{id, id + anew, id + anew + anew} }
 
 // bury puts dead runs' affairs in order: what was promised is held under its own id, then what they have spent is told
 // and their leases end. Done twice, it changes nothing.
@@ -67,8 +70,14 @@ func (t *Treasury) bury(ctx context.Context, b *redis.Budgets) error {
 			for i := range r.Parts {
 				list[i] = r.Parts[i].Counter
 			}
-			if err := b.Settle(ctx, r.Tenant, r.ID, list, t.journal.all(r.Tenant)); err != nil {
-				return err
+			holds := []string{r.ID}
+			if r.Kind == recordAsk {
+				holds = holdsOf(r.ID)
+			}
+			for _, id := range holds {
+				if err := b.Settle(ctx, r.Tenant, id, list, t.journal.all(r.Tenant)); err != nil {
+					return err
+				}
 			}
 			t.account(r.Tenant).knows(b)
 			if err := t.journal.write(journalRecord{Kind: recordEnd, ID: r.ID}); err != nil {

@@ -56,13 +56,13 @@ func (r *Reconciler) Introduce(ctx context.Context, b budget.Budget) error {
 			all[of] += spent
 		}
 	}
-	upTo := minutesUpTo(spools, cut)
+	upTo, earlier := minutesUpTo(spools, cut)
 	for of, spent := range all {
 		if b.Per == budget.PerSession && spent < b.Ceiling/2 {
 			continue
 		}
 		c := budget.Counter{Budget: b.ID, Of: of, Window: window}
-		if err := counters.Reconcile(ctx, b.Tenant, redis.Ledger{At: at, Counter: c, Spent: whole[of], UpTo: upTo}); err != nil {
+		if err := counters.Reconcile(ctx, b.Tenant, redis.Ledger{At: at, Counter: c, Spent: whole[of], UpTo: upTo, Earlier: earlier}); err != nil {
 			return err
 		}
 		if len(minutes[of]) == 0 {

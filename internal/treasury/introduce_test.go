@@ -31,8 +31,8 @@ type cost struct {
 	micro               budget.Micro
 }
 
-func (l *costs) Spools(context.Context) (map[string]time.Time, error) {
-	return map[string]time.Time{"gw": l.spool}, l.err
+func (l *costs) Spools(context.Context) (map[string]clickhouse.Spool, error) {
+	return map[string]clickhouse.Spool{"gw": {Last: l.spool, Highest: l.spool}}, l.err
 }
 
 func (l *costs) Spend(_ context.Context, q clickhouse.SpendQuery) (map[string]budget.Micro, error) {

@@ -31,7 +31,8 @@ const (
 	segmentName = "journal."
 )
 
-// toldFor is for how long totals are remembered: what Redis lost is told again from them.
+// toldFor is for how long totals are remembered: what Redis lost is told again from them. It is time in which calls were
+// made: a gateway that comes back after a day still knows what the run before it has spent last.
 const toldFor = 2 * time.Hour
 
 // journal is written by one process at a time. It is safe for concurrent use.
@@ -153,9 +154,13 @@ func (s *journalState) apply(r journalRecord) {
 			return
 		}
 		delete(s.live, p.key())
-		at := r.At
-		if r.Run != p.Run { // a recovered call is settled in the windows of its promise
+		at, recovered := r.At, r.Run != p.Run
+		if recovered { // it is settled in the windows of its promise
 			at = p.Span.Timestamp
+		}
+		if recovered || len(own(p.Parts)) > 0 { // until Redis has heard, or what it holds would lapse into spent
+			ask := journalRecord{Kind: recordAsk, Run: r.Run, ID: p.ID, Tenant: p.Tenant, Amount: p.Amount, Parts: p.Parts}
+			s.live[ask.key()] = ask
 		}
 		for _, c := range counters(p.Parts, at) {
 			s.told[toldKey{r.Run, p.Tenant, c, minuteOf(r.At)}] += r.Amount
@@ -208,7 +213,11 @@ func (j *journal) append(r journalRecord) error {
 
 // rotate begins a segment with all that counts, with room for more bytes. j.mu is held.
 func (j *journal) rotate(room int) error {
-	old := time.Now().Add(-toldFor).Unix()
+	newest := int64(0)
+	for k := range j.state.told {
+		newest = max(newest, k.minute)
+	}
+	old := min(newest, time.Now().Unix()) - int64(toldFor/time.Second)
 	snapshot := make([]byte, 0, 64<<10)
 	add := func(r journalRecord) {
 		at := len(snapshot)

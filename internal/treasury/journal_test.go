@@ -99,7 +99,8 @@ func TestAJournalOutlivesItsProcess(t *testing.T) {
 		return s
 	}
 	whole := read(raw)
-	require.Len(t, whole.live, 1)
+	require.Len(t, whole.live, 2, "one is promised, and what Redis holds of the other is to be ended")
+	require.Contains(t, whole.live, string(recordAsk)+"a")
 	require.Equal(t, budget.Micro(3), whole.told[toldKey{"gw~1", "acme", budget.Counter{Budget: "month"}, minuteOf(at)}])
 	for n := range raw {
 		require.LessOrEqual(t, len(read(raw[:n]).told), 0, "torn at %d", n)
@@ -127,6 +128,7 @@ func TestASegmentBeginsWithAllThatCounts(t *testing.T) {
 		require.NoError(t, j.write(promised(id)))
 		if i%1000 != 0 {
 			require.NoError(t, j.write(journalRecord{Kind: recordSettle, Run: "gw~1", ID: id, Amount: 1, At: at}))
+			require.NoError(t, j.write(journalRecord{Kind: recordEnd, ID: id}))
 		}
 	}
 	require.Greater(t, j.number, first)
@@ -139,4 +141,30 @@ func TestASegmentBeginsWithAllThatCounts(t *testing.T) {
 	defer func() { require.NoError(t, j.close()) }()
 	require.Len(t, j.state.live, calls/1000)
 	require.Equal(t, budget.Micro(calls-calls/1000), j.total(toldKey{"gw~1", "acme", budget.Counter{Budget: "month"}, minuteOf(at)}))
+}
+
+// TestTotalsAreForgottenByTheCallsThatCameAfter opens the journal of a gateway that was down for a day: Redis may not have
+// been told what it has spent last, and what its leases and holds are presumed to have spent ends with that being told.
+func TestTotalsAreForgottenByTheCallsThatCameAfter(t *testing.T) {
+	t.Parallel()
+	dir, at := t.TempDir(), time.Now().UTC().Add(-24*time.Hour)
+	spend := func(j *journal, id string, at time.Time) toldKey {
+		require.NoError(t, j.write(promised(id)))
+		require.NoError(t, j.write(journalRecord{Kind: recordSettle, Run: "gw~1", ID: id, Amount: 3, At: at}))
+		return toldKey{"gw~1", "acme", budget.Counter{Budget: "month"}, minuteOf(at)}
+	}
+	j, err := openJournal(dir)
+	require.NoError(t, err)
+	first, last := spend(j, "a", at), spend(j, "b", at.Add(time.Hour))
+	require.NoError(t, j.close())
+	j, err = openJournal(dir)
+	require.NoError(t, err)
+	require.Equal(t, budget.Micro(3), j.total(first))
+	require.Equal(t, budget.Micro(3), j.total(last))
+	spend(j, "c", time.Now())
+	require.NoError(t, j.close())
+	j, err = openJournal(dir)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, j.close()) }()
+	require.Zero(t, j.total(last))
 }

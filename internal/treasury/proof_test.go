@@ -149,7 +149,7 @@ func TestBudgetsCannotBeOverrun(t *testing.T) {
 						}
 					}
 				}
-				w.clock.Add(int64(step))
+				w.pass(step)
 			},
 			"skew": func(rt *rapid.T) {
 				// A dead gateway's clock may be set to whatever. One that is set over a window's edge while calls are under
@@ -166,7 +166,7 @@ func TestBudgetsCannotBeOverrun(t *testing.T) {
 				} else if len(g.calls) > 0 {
 					w.counts.stepped++
 				}
-				g.skew = skew
+				g.set(skew)
 			},
 			"ceiling": func(rt *rapid.T) {
 				w.setBudgets(nested(budget.Micro(rapid.IntRange(int(month)/2, int(month)*2).Draw(rt, "month")), month*2/3, month/3))

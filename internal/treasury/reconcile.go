@@ -18,7 +18,7 @@ import (
 // Ledger is what calls have cost, as their telemetry says: ClickHouse.
 type Ledger interface {
 	Spend(ctx context.Context, q clickhouse.SpendQuery) (map[string]budget.Micro, error)
-	Spools(ctx context.Context) (map[string]time.Time, error)
+	Spools(ctx context.Context) (map[string]clickhouse.Spool, error)
 	CallsBefore(ctx context.Context, tenant string, calls []clickhouse.Call, from, to time.Time) ([]clickhouse.Call, error)
 }
 
@@ -39,6 +39,9 @@ const (
 	reconcileEvery = 5 * time.Second
 	// spoolAlive is how long ago a spool was heard for the ledger to wait for it.
 	spoolAlive = 2 * time.Minute
+	// markBehind is how far the mark that a spool gave last may be behind its clock, which was set back, for later minutes to
+	// be told from those in which it makes calls now.
+	markBehind = 10 * time.Minute
 	// sessionsBack is how far back a session's calls are looked for: its counter goes a week after its last call.
 	sessionsBack = 8 * 24 * time.Hour
 )
@@ -95,30 +98,38 @@ func (r *Reconciler) Reconcile(ctx context.Context) error {
 }
 
 // cutOff is the whole minute up to which every spool that is heard has delivered. What ended later the ledger may have
-// in part, and is left to what gateways tell.
-func cutOff(spools map[string]time.Time, now time.Time) time.Time {
+// in part, and is left to what gateways tell. A spool whose clock was set back has delivered up to its highest mark all
+// the same: nothing that was confirmed by it falls out of the ledger's sums.
+func cutOff(spools map[string]clickhouse.Spool, now time.Time) time.Time {
 	cut := now
-	for _, at := range spools {
-		if now.Sub(at) < spoolAlive && at.Before(cut) {
-			cut = at
+	for _, s := range spools {
+		if now.Sub(s.Highest) < spoolAlive && s.Highest.Before(cut) {
+			cut = s.Highest
 		}
 	}
 	return cut.Truncate(time.Minute)
 }
 
 // minutesUpTo are the minutes up to which the ledger has all of what each process told, and of what Introduce did.
-func minutesUpTo(spools map[string]time.Time, cut time.Time) map[string]time.Time {
-	upTo := map[string]time.Time{introduced: cut.Add(-time.Minute)}
-	for spool, at := range spools {
+// Where a clock was set back, those are the ones that it has passed since; earlier are later ones: a spool gives no mark
+// of such a clock before all from before is delivered, and calls cannot be made anew in minutes that are well after it.
+func minutesUpTo(spools map[string]clickhouse.Spool, cut time.Time) (upTo map[string]time.Time, earlier map[string]redis.Minutes) {
+	last := cut.Add(-time.Minute)
+	upTo, earlier = map[string]time.Time{introduced: last}, map[string]redis.Minutes{}
+	for spool, s := range spools {
+		at := s.Last
 		if at.After(cut) {
 			at = cut
 		}
 		upTo[spool] = at.Truncate(time.Minute).Add(-time.Minute)
+		if s.Last.Before(s.Highest) {
+			earlier[spool] = redis.Minutes{From: s.Last.Add(markBehind).Truncate(time.Minute), To: last}
+		}
 	}
-	return upTo
+	return upTo, earlier
 }
 
-func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant string, budgets []budget.Budget, spools map[string]time.Time, cut, now time.Time) error {
+func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant string, budgets []budget.Budget, spools map[string]clickhouse.Spool, cut, now time.Time) error {
 	grace := r.Grace
 	if grace == 0 {
 		grace = 30 * time.Second
@@ -131,9 +142,10 @@ func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant
 	if err != nil {
 		return err
 	}
-	upTo := minutesUpTo(spools, cut)
+	known := redis.Ledger{}
+	known.UpTo, known.Earlier = minutesUpTo(spools, cut)
 	for _, b := range budgets {
-		if err := r.budget(ctx, counters, b, live, !open, upTo, cut, now); err != nil {
+		if err := r.budget(ctx, counters, b, live, !open, known, cut, now); err != nil {
 			return err
 		}
 	}
@@ -144,7 +156,7 @@ func (r *Reconciler) tenant(ctx context.Context, counters *redis.Budgets, tenant
 // budget sets all counters of one budget that Redis has, and that of now. Where Redis is new, or the budget is, it has
 // none of the keys, sessions and models that have spent already: the ledger names them. A new budget of sessions learns
 // of each when it calls next, since looking for all of them again and again costs too much.
-func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budget.Budget, live []redis.Live, rebuild bool, upTo map[string]time.Time, cut, now time.Time) error {
+func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budget.Budget, live []redis.Live, rebuild bool, known redis.Ledger, cut, now time.Time) error {
 	windows := map[budget.Window][]budget.Counter{}
 	presumed := map[budget.Counter][]string{}
 	for _, l := range live {
@@ -198,7 +210,8 @@ func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budg
 				return err
 			}
 			r.note(b, c, spend[c.Of])
-			if err := counters.Reconcile(ctx, b.Tenant, redis.Ledger{At: at, Counter: c, Spent: spend[c.Of], UpTo: upTo, Settled: settled}); err != nil {
+			known.At, known.Counter, known.Spent, known.Settled = at, c, spend[c.Of], settled
+			if err := counters.Reconcile(ctx, b.Tenant, known); err != nil {
 				return err
 			}
 		}

@@ -18,10 +18,10 @@ import (
 type ledgerOf struct {
 	spend  map[budget.Per]map[string]budget.Micro
 	calls  []clickhouse.Call
-	spools map[string]time.Time
+	spools map[string]clickhouse.Spool
 }
 
-func (l *ledgerOf) Spools(context.Context) (map[string]time.Time, error) { return l.spools, nil }
+func (l *ledgerOf) Spools(context.Context) (map[string]clickhouse.Spool, error) { return l.spools, nil }
 
 func (l *ledgerOf) Spend(_ context.Context, q clickhouse.SpendQuery) (map[string]budget.Micro, error) {
 	if len(q.Of) == 0 {
@@ -123,4 +123,58 @@ func TestLapsedHoldsAreSettledByTheirOwnCall(t *testing.T) {
 	settled, err := r.settled(t.Context(), "org", []string{"t/b", "t/a", "u/v/b", leasePrefix + "run/1"}, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, []string{"t/a", "u/v/b"}, settled)
+}
+
+// A gateway whose clock was set back tells what it spends in minutes that its spool had passed before: the ledger's word on
+// those is of the calls from then, and confirms nothing of what is told now until the spool has passed them again.
+func TestMinutesThatAreLivedTwiceAreConfirmedTwice(t *testing.T) {
+	t.Parallel()
+	client := redis.Open(redis.Options{Addr: miniredis.RunT(t).Addr(), Logger: slog.New(slog.DiscardHandler)})
+	t.Cleanup(func() { _ = client.Close() })
+	now := time.Now().UTC().Truncate(24 * time.Hour).Add(36*time.Hour + 10*time.Minute) // tomorrow, 12:10
+	b := budget.Budget{ID: "day", Tenant: "org", Per: budget.PerTenant, Period: budget.Day, Ceiling: 100}
+	c, _ := b.Counter(budget.Call{Tenant: "org"}, now)
+	ledger := &ledgerOf{spend: map[budget.Per]map[string]budget.Micro{budget.PerTenant: {}}, spools: map[string]clickhouse.Spool{}}
+	r := &Reconciler{
+		Budgets: func(context.Context) ([]budget.Version, error) { return []budget.Version{{Budget: b}}, nil },
+		Redis:   client, Ledger: ledger, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }, Grace: time.Millisecond,
+	}
+	counters, err := client.Budgets(t.Context())
+	require.NoError(t, err)
+	tell := func(minute time.Time, total budget.Micro) {
+		require.NoError(t, counters.Settle(t.Context(), "org", "none", nil, []redis.Told{{Counter: c, Process: "gw~run", Minute: minute, Total: total}}))
+	}
+	spent := func() budget.Micro {
+		now = now.Add(time.Second)
+		require.NoError(t, r.Reconcile(t.Context()))
+		all, _, err := counters.Read(t.Context(), "org", []budget.Counter{c})
+		require.NoError(t, err)
+		return all[0].Spent
+	}
+	passed := now.Add(-5 * time.Minute)
+	tell(passed, 10)
+	ledger.spend[budget.PerTenant][""] = 10
+	ledger.spools["gw"] = clickhouse.Spool{Last: now, Highest: now}
+	require.EqualValues(t, 10, spent(), "confirmed once")
+
+	back := clickhouse.Spool{Last: passed.Add(10 * time.Second), Highest: now}
+	ledger.spools["gw"] = back
+	tell(passed, 10+7)
+	tell(passed.Add(time.Minute), 5)
+	require.EqualValues(t, 10+7+5, spent(), "the ledger does not have the last two")
+	ledger.spend[budget.PerTenant][""] = 10 + 7 + 5
+	require.GreaterOrEqual(t, spent(), budget.Micro(10+7+5))
+	back.Last = passed.Add(2*time.Minute + time.Second)
+	ledger.spools["gw"] = back
+	require.EqualValues(t, 10+7+5, spent(), "counted once, long before the clock is where it was")
+
+	last := now.Add(-2 * time.Minute).Truncate(time.Minute) // told late, of before the clock was set
+	tell(last, 20)
+	ledger.spend[budget.PerTenant][""] += 20
+	back.Last = last.Add(-markBehind + time.Minute)
+	ledger.spools["gw"] = back
+	require.EqualValues(t, 10+7+5+20+20, spent(), "it may be of now")
+	back.Last = last.Add(-markBehind)
+	ledger.spools["gw"] = back
+	require.EqualValues(t, 10+7+5+20, spent(), "counted once though the clock is not there yet")
 }

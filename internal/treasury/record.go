@@ -12,11 +12,11 @@ import (
 type recordKind byte
 
 const (
-	recordAsk     recordKind = 'a' // ID asks Redis for Amount of all Parts: no call is made yet
+	recordAsk     recordKind = 'a' // ID asks Redis for Amount of all Parts: no call is made yet, or it is settled and Redis may not know
 	recordPromise recordKind = 'p' // ID was promised Amount of all Parts; Span is what its call is at its worst
-	recordSettle  recordKind = 's' // ID did cost Amount, at At, in Run
+	recordSettle  recordKind = 's' // ID did cost Amount, at At, in Run; what Redis holds of it is to be ended
 	recordLease   recordKind = 'l' // Run took the lease ID of the one part
-	recordEnd     recordKind = 'e' // the promise or lease ID is no more, and has cost nothing that is not told
+	recordEnd     recordKind = 'e' // Redis holds nothing of the promise or lease ID any more, or what it has cost is presumed
 	recordTold    recordKind = 't' // Run has spent Amount of the one part in the minute of At, in all
 )
 

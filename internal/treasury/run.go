@@ -247,26 +247,45 @@ func (t *Treasury) holdAs(ctx context.Context, b *redis.Budgets, p *promise, id 
 	for _, part := range parts {
 		h.Limits = append(h.Limits, redis.Limit{Counter: part.Counter, Ceiling: part.Ceiling})
 	}
-	if _, err := b.Reassert(ctx, p.of.tenant, h); err != nil {
-		return err
-	}
 	p.of.mu.Lock()
-	if p.away {
-		p.away = false
-		p.of.allowed -= p.most
-	}
+	p.asking = true
 	if !slices.Contains(p.holds, h.ID) {
 		p.holds = append(p.holds, h.ID)
 	}
-	p.renewed, p.epoch = time.Now(), b.Epoch()
 	p.of.mu.Unlock()
-	p.of.knows(b)
-	if t.find(p.id) == nil { // it was settled meanwhile, and perhaps told before it was held
-		p.of.mu.Lock()
-		defer p.of.mu.Unlock()
-		t.clerk.add(t.settling(p))
+	_, err := b.Reassert(ctx, p.of.tenant, h)
+	p.of.mu.Lock()
+	p.asking = false
+	if err == nil {
+		if p.away {
+			p.away = false
+			p.of.allowed -= p.most
+		}
+		p.renewed, p.epoch = time.Now(), b.Epoch()
 	}
-	return nil
+	p.of.mu.Unlock()
+	if err == nil {
+		p.of.knows(b)
+	}
+	if t.find(p.id) == nil { // it was settled meanwhile, and perhaps told before it was held
+		t.resettle(p, err)
+	}
+	return err
+}
+
+// resettle tells Redis once more that a promise is settled: now, or when nothing that it was asked can be under way any
+// longer.
+func (t *Treasury) resettle(p *promise, lost error) {
+	p.of.mu.Lock()
+	last := t.settling(p)
+	p.of.mu.Unlock()
+	if lost == nil {
+		t.clerk.add(last)
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubts = append(t.doubts, doubt{last, time.Now().Add(t.o.TTL)})
 }
 
 // own are the parts that no lease has.

@@ -159,3 +159,19 @@ func TestAnExpiredPromiseCountsAtItsWorst(t *testing.T) {
 	w.clock.Add(int64(10 * time.Minute)) // the ledger comes past the minute, without the trace
 	require.Never(t, func() bool { return spent()[0] != 100 || spent()[3] != 100 }, 200*time.Millisecond, 20*time.Millisecond)
 }
+
+// TestADoubtfulHoldEndsWithoutItsPromise has a call be promised of the allowance after Redis's answer to it was lost: that
+// hold is ended, and the journal goes on to know of the call.
+func TestADoubtfulHoldEndsWithoutItsPromise(t *testing.T) {
+	tr := lonely(t, Away{Allowance: 100}, true)
+	tr.doubt(tr.account(tenant), "t/1", nil)
+	_, err := tr.Hold(t.Context(), Call{ID: "t/1", Of: budget.Call{Tenant: tenant}, Most: 60})
+	require.NoError(t, err)
+	tr.doubts[0].task.done()
+	require.True(t, tr.Settle("t/1", 50_000_000, time.Now()))
+	var spent budget.Micro
+	for _, total := range tr.journal.state.told {
+		spent = max(spent, total)
+	}
+	require.EqualValues(t, 50, spent)
+}

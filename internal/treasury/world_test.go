@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/flyball-dev/flyball/internal/budget"
+	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/redis"
 	"github.com/flyball-dev/flyball/internal/usage"
 )
@@ -96,6 +97,7 @@ type entry struct {
 	counters []budget.Counter
 	cost     budget.Micro
 	id       string
+	there    bool // in the ledger
 }
 
 // world is a Redis, gateways, an upstream that counts what it is really owed, the ledger of what gateways reported, and
@@ -109,6 +111,7 @@ type world struct {
 	clock   atomic.Int64 // unix nanoseconds of the world
 	budgets atomic.Pointer[[]budget.Budget]
 
+	looking  sync.Mutex // while the ledger is looked at no clock moves
 	mu       sync.Mutex
 	ledger   []entry
 	owed     map[budget.Counter]budget.Micro // what the upstream really charged
@@ -126,6 +129,7 @@ type gateway struct {
 	name string
 	dir  string
 	skew time.Duration
+	mark clickhouse.Spool // that its spool has given
 	log  *slog.Logger
 
 	mu       sync.Mutex
@@ -193,6 +197,20 @@ func (w *world) close() {
 
 func (w *world) now() time.Time { return time.Unix(0, w.clock.Load()).UTC() }
 
+// pass has time pass.
+func (w *world) pass(step time.Duration) {
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	w.clock.Add(int64(step))
+}
+
+// set sets the gateway's clock.
+func (g *gateway) set(skew time.Duration) {
+	g.w.looking.Lock()
+	defer g.w.looking.Unlock()
+	g.skew = skew
+}
+
 func (w *world) setBudgets(list []budget.Budget) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -213,8 +231,11 @@ func (w *world) work(ctx context.Context) {
 	}
 }
 
-// reconcile looks at what the ledger has of each process up to the end of the last whole minute of its clock.
+// reconcile looks at what the ledger has of each process: up to the end of the last whole minute of its clock, and all from
+// before that was set back.
 func (w *world) reconcile(ctx context.Context) {
+	w.looking.Lock()
+	defer w.looking.Unlock()
 	b, err := w.client.Budgets(ctx)
 	if err != nil {
 		return
@@ -223,16 +244,25 @@ func (w *world) reconcile(ctx context.Context) {
 		return
 	}
 	w.mu.Lock()
-	upTo, settled := map[string]time.Time{}, []string{}
+	spools, all, settled := map[string]clickhouse.Spool{}, map[string]bool{}, []string{}
 	for _, g := range w.gateways {
-		upTo[g.name] = w.now().Add(g.skew).Truncate(time.Minute).Add(-time.Minute)
+		mark := g.now()
+		all[g.name] = mark.Before(g.mark.Last)
+		if g.mark.Last = mark; mark.After(g.mark.Highest) {
+			g.mark.Highest = mark
+		}
+		spools[g.name] = g.mark
 	}
+	cut := cutOff(spools, w.now())
+	upTo, earlier := minutesUpTo(spools, cut)
 	sums := map[budget.Counter]budget.Micro{}
 	for c := range w.owed {
 		sums[c] = 0
 	}
-	for _, e := range w.ledger {
-		if e.accepted.Truncate(time.Minute).After(upTo[e.process]) {
+	for i := range w.ledger {
+		e := &w.ledger[i]
+		e.there = e.there || all[e.process] || e.accepted.Before(spools[e.process].Last.Truncate(time.Minute))
+		if !e.there || !e.accepted.Before(cut) {
 			continue
 		}
 		settled = append(settled, e.id, e.id+anew, e.id+anew+anew)
@@ -243,7 +273,7 @@ func (w *world) reconcile(ctx context.Context) {
 	at := time.Now()
 	w.mu.Unlock()
 	for c, sum := range sums {
-		if err := b.Reconcile(ctx, tenant, redis.Ledger{At: at, Counter: c, Spent: sum, UpTo: upTo, Settled: settled}); err != nil {
+		if err := b.Reconcile(ctx, tenant, redis.Ledger{At: at, Counter: c, Spent: sum, UpTo: upTo, Earlier: earlier, Settled: settled}); err != nil {
 			return
 		}
 	}
@@ -252,6 +282,12 @@ func (w *world) reconcile(ctx context.Context) {
 func (g *gateway) now() time.Time { return g.w.now().Add(g.skew) }
 
 func (g *gateway) start() {
+	g.open()
+	g.recover()
+}
+
+// open is start before the calls of the run before are settled.
+func (g *gateway) open() {
 	t, err := Open(Options{
 		Dir: filepath.Join(g.dir, "journal"), Process: g.name, Redis: g.w.client, Logger: g.log, Now: g.now, TTL: g.w.ttl,
 		Budgets:  func(string) ([]budget.Budget, bool) { return *g.w.budgets.Load(), true },
@@ -264,9 +300,19 @@ func (g *gateway) start() {
 	g.treasury, g.stop, g.ended, g.lost = t, stop, make(chan struct{}), false
 	g.mu.Unlock()
 	go func(ended chan struct{}) { defer close(ended); _ = t.Run(ctx) }(g.ended)
-	for _, s := range t.Recovered() { // at its worst: nobody knows better
+}
+
+func (g *gateway) recover() {
+	for _, s := range g.treasury.Recovered() { // at its worst: nobody knows better
 		g.settle(&call{id: s.TraceID + "/" + s.SpanID, of: budget.Call{Tenant: tenant, Session: s.SessionID, Key: s.Tags["virtual_key"]}}, budget.Micro(s.Tokens.Output), s.Timestamp)
 	}
+}
+
+// deafen has nothing that is settled from now on reach Redis, as if the gateway were killed right after.
+func (g *gateway) deafen() {
+	g.treasury.killed.Store(true)
+	g.stop()
+	<-g.ended
 }
 
 // kill ends the gateway as kill -9 does: nothing is told, nothing is given back. Its calls go on at the upstream for a
@@ -378,7 +424,7 @@ func (g *gateway) settle(c *call, cost budget.Micro, ended time.Time) {
 	for _, counter := range counters {
 		w.owed[counter] += 0 // to be reconciled
 	}
-	w.ledger = append(w.ledger, entry{g.name, at, counters, cost, c.id})
+	w.ledger = append(w.ledger, entry{g.name, at, counters, cost, c.id, false})
 	w.mu.Unlock()
 	g.mu.Lock()
 	t := g.treasury
@@ -410,9 +456,9 @@ func (w *world) quiet(sessions, keys []string) {
 		for len(g.calls) > 0 {
 			g.finish(0, g.calls[0].most/2, g.calls[0].most/2)
 		}
-		g.skew = 0
+		g.set(0)
 	}
-	w.clock.Add(int64(3 * time.Minute))
+	w.pass(markBehind + 3*time.Minute)
 	for _, s := range sessions {
 		for _, k := range keys {
 			of := budget.Call{Tenant: tenant, Session: s, Key: k, Model: "m"}

@@ -151,4 +151,7 @@ ALTER TABLE spans ON CLUSTER 'prod' ADD PROJECTION IF NOT EXISTS spend_by_key (
 ALTER TABLE spans ON CLUSTER 'prod' MATERIALIZE PROJECTION IF EXISTS spend_by_session
 ALTER TABLE spans ON CLUSTER 'prod' MATERIALIZE PROJECTION IF EXISTS spend_by_key
 ALTER TABLE budgets ON CLUSTER 'prod' MODIFY SETTING replicated_deduplication_window = 10000
+CREATE TABLE IF NOT EXISTS ingest_watermarks_last ON CLUSTER 'prod' (
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', stored_at)
+CREATE MATERIALIZED VIEW IF NOT EXISTS ingest_watermarks_last_from_ingest_watermarks ON CLUSTER 'prod' TO ingest_watermarks_last AS
 
