@@ -145,10 +145,10 @@ func (s *system) serveFront(ctx context.Context, listener net.Listener, handler 
 	if c.TLS.CertFile == "" {
 		return runServer(ctx, server, drain, func() error { return server.Serve(listener) })
 	}
-	cert, err := tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile)
+	cert, err := newCertificate(c.TLS, s.log, time.Now)
 	if err != nil {
 		return &exitError{exitUsage, fmt.Errorf("gateway.tls: %w", err)}
 	}
-	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
 	return runServer(ctx, server, drain, func() error { return server.ServeTLS(listener, "", "") })
 }

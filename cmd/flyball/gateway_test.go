@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -23,8 +24,14 @@ import (
 	"github.com/flyball-dev/flyball/internal/config"
 )
 
-// certificate writes one for this machine, with its key.
-func certificate(t *testing.T) (config.TLS, *x509.CertPool) {
+// certificateFiles are those of a new certificate for this machine.
+func certificateFiles(t *testing.T) (config.TLS, *x509.CertPool) {
+	files := config.TLS{CertFile: filepath.Join(t.TempDir(), "cert"), KeyFile: filepath.Join(t.TempDir(), "key")}
+	return files, renew(t, files)
+}
+
+// renew writes a new certificate with its key.
+func renew(t *testing.T, files config.TLS) *x509.CertPool {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
@@ -32,19 +39,51 @@ func certificate(t *testing.T) (config.TLS, *x509.CertPool) {
 	require.NoError(t, err)
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	require.NoError(t, err)
-	files := config.TLS{CertFile: filepath.Join(t.TempDir(), "cert"), KeyFile: filepath.Join(t.TempDir(), "key")}
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	require.NoError(t, os.WriteFile(files.CertFile, text, 0o600))
 	require.NoError(t, os.WriteFile(files.KeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
 	pool := x509.NewCertPool()
 	require.True(t, pool.AppendCertsFromPEM(text))
-	return files, pool
+	return pool
+}
+
+// A renewed certificate is used without a restart, once its key is there too.
+func TestTheCertificateIsReadAgain(t *testing.T) {
+	t.Parallel()
+	files, _ := certificateFiles(t)
+	now := time.Now()
+	c, err := newCertificate(files, slog.New(slog.DiscardHandler), func() time.Time { return now })
+	require.NoError(t, err)
+	serial := func() string {
+		pair, err := c.get(nil)
+		require.NoError(t, err)
+		return string(pair.Certificate[0])
+	}
+	first := serial()
+	renew(t, files)
+	require.NoError(t, os.Chtimes(files.CertFile, now.Add(time.Minute), now.Add(time.Minute))) // clocks of files may be coarse
+	key, err := os.ReadFile(files.KeyFile)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(files.KeyFile, key[:20], 0o600))
+	now = now.Add(certLook)
+	require.Equal(t, first, serial(), "half of a pair changes nothing")
+	require.NoError(t, os.WriteFile(files.KeyFile, key, 0o600))
+	require.Equal(t, first, serial(), "the files are not looked at for each handshake")
+	now = now.Add(certLook)
+	require.NotEqual(t, first, serial())
+	second := serial()
+	require.NoError(t, os.Remove(files.CertFile))
+	now = now.Add(certLook)
+	require.Equal(t, second, serial())
+	files.KeyFile = files.CertFile
+	_, err = newCertificate(files, slog.New(slog.DiscardHandler), time.Now)
+	require.Error(t, err)
 }
 
 // The front speaks HTTP/1.1 and HTTP/2, with TLS and without, and takes no more of headers than is configured.
 func TestFrontSpeaksHTTP(t *testing.T) {
 	t.Parallel()
-	files, pool := certificate(t)
+	files, pool := certificateFiles(t)
 	for name, encrypted := range map[string]bool{"http": false, "https": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

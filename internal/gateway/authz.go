@@ -26,7 +26,7 @@ const mostInput = 2_000_000
 // The headers that tell the asking gateway what to do with the call.
 const (
 	headerEdits   = "X-Flyball-Edits" // of the body: offset:length:text, …; see edits
-	headerModel   = "X-LLM-Model"
+	headerModel   = "X-Llm-Model"
 	headerPartial = "X-Envoy-Auth-Partial-Body"
 )
 

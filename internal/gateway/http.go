@@ -21,9 +21,9 @@ const (
 
 // The headers of an answer. The cost is an estimate in US dollars, the age is in milliseconds.
 const (
-	headerRoute    = "X-LLM-Route"
-	headerEstimate = "X-LLM-Cost-Estimate"
-	headerStale    = "X-LLM-Flags-Stale-Ms"
+	headerRoute    = "X-Llm-Route"
+	headerEstimate = "X-Llm-Cost-Estimate"
+	headerStale    = "X-Llm-Flags-Stale-Ms"
 )
 
 func (g *Gateway) markStale(h http.Header, now time.Time) {

@@ -133,6 +133,7 @@ func newWholeRig(t *testing.T, o upstreamtest.Options, keys bool) *rig {
 		ExpiresAt: time.Now().Add(time.Hour),
 	})
 	r := newRig(t, o, func(s *setup) {
+		s.loose = true
 		s.gate.Flags, s.gate.Fallbacks, s.gate.Logger = flags, rules, quiet
 		s.Accept, s.Treasury, s.Budgets = in.Accept, bank, budgets
 	})

@@ -17,9 +17,9 @@ import (
 // The headers that say where a call's budgets stand: RateLimit and RateLimit-Policy as in
 // draft-ietf-httpapi-ratelimit-headers-10, one item for the shape in force, and one for each budget, the tightest first.
 const (
-	headerPolicy    = "RateLimit-Policy"
-	headerLimit     = "RateLimit"
-	headerRemaining = "X-LLM-Budget-Remaining" // US dollars of the tightest budget
+	headerPolicy    = "Ratelimit-Policy"
+	headerLimit     = "Ratelimit"
+	headerRemaining = "X-Llm-Budget-Remaining" // US dollars of the tightest budget
 	headerRetry     = "Retry-After"
 	quotaUnit       = "micro-usd" // of no registry: budgets are not counted in requests
 )
@@ -38,38 +38,50 @@ func limitHeaders(h http.Header, shape routing.Shaping, standings []treasury.Sta
 	if len(standings) == 0 && shape.Left == 0 {
 		return
 	}
-	policy, limit := make([]string, 0, 1+maxLimits), make([]string, 0, 1+maxLimits)
+	policy, limit := make([]byte, 0, 256), make([]byte, 0, 128)
 	if shape.Left > 0 {
 		through := int64(math.Round(100 * shape.Through))
-		policy = append(policy, fmt.Sprintf(`"shape";q=%d;qu="%s";w=60`, through, shapeUnit))
+		policy = param(append(policy, `"shape"`...), "q", through)
+		policy = append(policy, `;qu="`+shapeUnit+`";w=60`...)
 		if shape.Refused {
 			through = 0
 		}
-		limit = append(limit, fmt.Sprintf(`"shape";r=%d;t=%d`, through, shape.Left))
+		limit = param(append(limit, `"shape"`...), "r", through)
+		limit = param(limit, "t", int64(shape.Left))
 	}
 	for _, s := range standings[:min(len(standings), maxLimits)] {
-		name := sfString(s.Budget.ID)
-		p := fmt.Sprintf(`%s;q=%d;qu="%s"`, name, integer(int64(s.Budget.Ceiling)), quotaUnit)
-		l := fmt.Sprintf(`%s;r=%d`, name, integer(int64(s.Left)))
-		if !s.Window.To.IsZero() {
-			p += fmt.Sprintf(";w=%d", integer(int64(s.Window.To.Sub(s.Window.From)/time.Second)))
-			l += fmt.Sprintf(";t=%d", integer(seconds(s.Window.To.Sub(now))))
+		if len(policy) > 0 {
+			policy, limit = append(policy, ", "...), append(limit, ", "...)
 		}
-		policy, limit = append(policy, p), append(limit, l)
+		name := sfString(s.Budget.ID)
+		policy = param(append(policy, name...), "q", int64(s.Budget.Ceiling))
+		policy = append(policy, `;qu="`+quotaUnit+`"`...)
+		limit = param(append(limit, name...), "r", int64(s.Left))
+		if !s.Window.To.IsZero() {
+			policy = param(policy, "w", int64(s.Window.To.Sub(s.Window.From)/time.Second))
+			limit = param(limit, "t", seconds(s.Window.To.Sub(now)))
+		}
 	}
-	h.Set(headerPolicy, strings.Join(policy, ", "))
-	h.Set(headerLimit, strings.Join(limit, ", "))
+	h.Set(headerPolicy, string(policy))
+	h.Set(headerLimit, string(limit))
 	if len(standings) > 0 {
 		h.Set(headerRemaining, max(standings[0].Left, 0).USD())
 	}
 }
+
+// param appends a parameter of a structured field.
+func param(to []byte, name string, n int64) []byte {
+	return strconv.AppendInt(append(append(append(to, ';'), name...), '='), integer(n), 10)
+}
+
+var sfEscape = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 // sfString is a string of a structured field. It holds printable ASCII alone; anything else is percent-encoded.
 func sfString(text string) string {
 	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
 		text = url.PathEscape(text)
 	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text) + `"`
+	return `"` + sfEscape.Replace(text) + `"`
 }
 
 func integer(n int64) int64 { return min(max(n, 0), maxInteger) }

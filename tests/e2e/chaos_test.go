@@ -266,7 +266,8 @@ func (c *chaos) settle(hurry bool) {
 // open counts the workflows that run, but for those that always do.
 func (c *chaos) open() (int64, error) {
 	answer, err := c.temporal.CountWorkflow(c.t.Context(), &workflowservice.CountWorkflowExecutionsRequest{
-		Query: fmt.Sprintf("ExecutionStatus = 'Running' AND WorkflowType NOT IN (%q, %q, %q, %q)", contract.Sweep, contract.Autonomy, contract.Calibration, contract.Effects),
+		Query: fmt.Sprintf("ExecutionStatus = 'Running' AND WorkflowType NOT IN (%q, %q, %q, %q, %q, %q)",
+			contract.Sweep, contract.Autonomy, contract.Calibration, contract.Effects, contract.Fallback, contract.RouterTraining),
 	})
 	return answer.GetCount(), err
 }
