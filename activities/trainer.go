@@ -34,6 +34,9 @@ func (t *Trainer) JudgeRouter(ctx context.Context, r contract.RouterActivityRequ
 		return contract.RouterVerdict{}, err
 	}
 	lineup := router.LineupOf(versions)
+	if r.Watch {
+		lineup.Shadow = nil
+	}
 	if lineup.InUse == nil && lineup.Shadow == nil {
 		return contract.RouterVerdict{}, nil
 	}
@@ -42,7 +45,7 @@ func (t *Trainer) JudgeRouter(ctx context.Context, r contract.RouterActivityRequ
 		return contract.RouterVerdict{}, err
 	}
 	extract := router.NewExtractor(salt)
-	known := router.Known{Lineup: lineup}
+	known := router.Known{Lineup: lineup, Watch: r.Watch}
 	var says []string
 	from := r.At
 	for _, of := range []struct {

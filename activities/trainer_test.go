@@ -117,7 +117,7 @@ func TestVersionsAreTrainedUsedAndRolledBack(t *testing.T) {
 	require.Equal(t, router.InUse, store.versions[first.Version].State)
 
 	store.week(at.At.Add(time.Hour), true)
-	at.At = at.At.Add(7 * 24 * time.Hour)
+	at.At, at.Watch = at.At.Add(6*time.Hour), true // 300 scored calls: the hourly watch needs no week
 	verdict, err = trainer.JudgeRouter(t.Context(), at)
 	require.NoError(t, err)
 	require.Contains(t, verdict.Says[0], "worse than the mean alone")

@@ -34,14 +34,19 @@ func scheduleCalibrations(ctx context.Context, o Options) error {
 }
 
 // scheduleTraining has the predictor of quality judged, and the next version trained, each week, after the calibration by
-// which scores count.
+// which scores count. Each hour the version in use is watched: one that has come to be worse must not act for a week.
 func scheduleTraining(ctx context.Context, o Options) error {
-	return schedule(ctx, o, contract.RouterTrainingSchedule, &client.ScheduleWorkflowAction{
+	return errors.Join(schedule(ctx, o, contract.RouterTrainingSchedule, &client.ScheduleWorkflowAction{
 		Workflow: contract.RouterTraining, ID: contract.RouterTrainingID, StaticSummary: "judges the predictor of quality, and trains the next version",
 		Args: []any{contract.RouterTrainingInput{}},
 	}, client.ScheduleCalendarSpec{
 		DayOfWeek: []client.ScheduleRange{{Start: 1}}, Hour: []client.ScheduleRange{{Start: 5}}, Comment: "Mondays, 05:00 UTC",
-	})
+	}), schedule(ctx, o, contract.RouterWatchSchedule, &client.ScheduleWorkflowAction{
+		Workflow: contract.RouterTraining, ID: contract.RouterWatchID, StaticSummary: "rolls the predictor of quality back, should it have come to be worse",
+		Args: []any{contract.RouterTrainingInput{Watch: true}},
+	}, client.ScheduleCalendarSpec{
+		Hour: []client.ScheduleRange{{Start: 0, End: 23}}, Minute: []client.ScheduleRange{{Start: 37}}, Comment: "each hour, at 37 past",
+	}))
 }
 
 // schedule has a workflow started by the calendar. A run that is due while the last one is open is skipped: a calibration's

@@ -267,6 +267,8 @@ func TestScheduleTraining(t *testing.T) {
 	require.Equal(t, contract.RouterTrainingID, action.ID)
 	require.Equal(t, contract.RouterTraining, action.Workflow)
 	require.Equal(t, contract.TaskQueue, action.TaskQueue)
+	hourly := schedules.kept[contract.RouterWatchSchedule].Action.(*client.ScheduleWorkflowAction)
+	require.Equal(t, []any{contract.RouterTrainingInput{Watch: true}}, hourly.Args)
 }
 
 // all are every attribute that a namespace has to know.

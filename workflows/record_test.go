@@ -48,6 +48,7 @@ func TestRecord(t *testing.T) {
 		t.Skip("FLYBALL_RECORD_ADDRESS names no Temporal server; see testdata/record.sh")
 	}
 	s := newStage(t, address)
+	recordServices(t, s)
 	var rule string // the one that fires
 	t.Run("approved", func(t *testing.T) {
 		id := s.breakIt(t)
@@ -530,7 +531,7 @@ func (s *stage) keepRun(t *testing.T, scenario, id, run string) {
 // world is one key's traffic and the flags that it obeys. While the fault lasts, a call costs three
 // times the usual and its quality is three quarters of it, except where a route flag treats it.
 type world struct {
-	activities.TrainingStore // nobody trains in what is recorded
+	scored
 
 	mu        sync.Mutex
 	fault     bool

@@ -41,6 +41,7 @@ func TestReplay(t *testing.T) {
 	}
 	for _, name := range []string{
 		contract.Sweep, contract.AlertLoop, contract.Incident, contract.Group, contract.Decision, contract.Autonomy, contract.Calibration, contract.Effects,
+		contract.RouterTraining, contract.Fallback, contract.Drill,
 	} {
 		require.True(t, replayed[name], "no history of %s is recorded", name)
 	}

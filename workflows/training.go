@@ -14,14 +14,14 @@ import (
 
 // RouterTraining judges the versions of the predictor of quality by the calls that have been scored since: one that has
 // come to be worse is rolled back, one in the shadow that is shown to be better is used. Where none waits in the shadow then, the
-// next is trained into it. People are told of each change.
-func RouterTraining(ctx workflow.Context, _ contract.RouterTrainingInput) (contract.RouterTrainingState, error) {
-	t := training{state: contract.RouterTrainingState{At: workflow.Now(ctx)}}
+// next is trained into it. People are told of each change. A watch, between, only rolls back.
+func RouterTraining(ctx workflow.Context, in contract.RouterTrainingInput) (contract.RouterTrainingState, error) {
+	t := training{state: contract.RouterTrainingState{At: workflow.Now(ctx)}, watch: in.Watch}
 	if err := workflow.SetQueryHandler(ctx, contract.State, func() (contract.RouterTrainingState, error) { return t.state, nil }); err != nil {
 		return t.state, fmt.Errorf("registering the state query: %w", err)
 	}
 	err := t.judge(ctx)
-	if err == nil && t.waits == "" {
+	if err == nil && t.waits == "" && !t.watch {
 		err = t.train(ctx)
 	}
 	if err != nil {
@@ -34,6 +34,7 @@ func RouterTraining(ctx workflow.Context, _ contract.RouterTrainingInput) (contr
 
 type training struct {
 	state contract.RouterTrainingState
+	watch bool   // nothing is trained
 	waits string // the version that stays in the shadow
 }
 
@@ -44,7 +45,7 @@ const trainWithin = time.Hour
 func (t *training) judge(ctx workflow.Context) error {
 	t.show(ctx)
 	var v contract.RouterVerdict
-	err := workflow.ExecuteActivity(calculating(ctx, "judge the predictor's versions by scored calls"), trainer.JudgeRouter, contract.RouterActivityRequest{At: t.state.At}).Get(ctx, &v)
+	err := workflow.ExecuteActivity(calculating(ctx, "judge the predictor's versions by scored calls"), trainer.JudgeRouter, contract.RouterActivityRequest{At: t.state.At, Watch: t.watch}).Get(ctx, &v)
 	if err != nil {
 		return err
 	}
@@ -104,6 +105,9 @@ func (t *training) tell(ctx workflow.Context) {
 
 // says is what people are told; nothing where nothing has changed.
 func (t *training) says() (title, text string) {
+	if t.watch && (t.state.Verdict == nil || len(t.state.Verdict.Changes) == 0) {
+		return "", "" // the next watch tries again, and the weekly training says what it cannot do
+	}
 	var lines []string
 	if v := t.state.Verdict; v != nil {
 		for _, c := range v.Changes {
@@ -138,10 +142,10 @@ func (t *training) says() (title, text string) {
 
 // show puts where things are to whoever looks at the workflow.
 func (t *training) show(ctx workflow.Context) {
-	workflow.SetCurrentDetails(ctx, trainingDetails(t.state, t.waits))
+	workflow.SetCurrentDetails(ctx, trainingDetails(t.state, t.waits, t.watch))
 }
 
-func trainingDetails(s contract.RouterTrainingState, waits string) string {
+func trainingDetails(s contract.RouterTrainingState, waits string, watch bool) string {
 	var t text
 	t.line("Judges the versions of the predictor of quality by calls that have scores, and trains the next one.")
 	switch v := s.Verdict; {
@@ -159,6 +163,8 @@ func trainingDetails(s contract.RouterTrainingState, waits string) string {
 		}
 	}
 	switch {
+	case watch:
+		t.line("\nThis is the hourly watch over the version in use: it trains nothing.")
 	case waits != "":
 		t.line("\n**%s** waits in the shadow until enough is known of it; until then no other is trained.", waits)
 	case s.Trained == nil && s.Verdict != nil && s.Failed == "":

@@ -77,6 +77,20 @@ func TestRouterTrainingLeavesTheShadowToWait(t *testing.T) {
 	require.Contains(t, details(t, r.TestWorkflowEnvironment), "**v2** waits in the shadow")
 }
 
+// The watch between two trainings rolls back and tells so; it trains nothing, and a watch that finds nothing is quiet.
+func TestRouterWatchRollsBackAlone(t *testing.T) {
+	back := []router.Change{{Version: "v2", State: router.RolledBack, Since: start, Reason: "lately worse"}}
+	for _, verdict := range []router.Verdict{{Changes: back, Says: []string{"**v2** is rolled back: lately worse."}}, {Says: []string{"nothing to do"}}} {
+		r := trains(t, contract.RouterVerdict{Verdict: verdict}, contract.TrainedRouter{}, nil)
+		r.ExecuteWorkflow(workflows.RouterTraining, contract.RouterTrainingInput{Watch: true})
+		require.NoError(t, r.GetWorkflowError())
+		require.Zero(t, r.trained)
+		require.Len(t, r.notices, len(verdict.Changes))
+		require.Len(t, r.changed, len(verdict.Changes))
+		require.Contains(t, details(t, r.TestWorkflowEnvironment), "hourly watch")
+	}
+}
+
 func TestRouterTrainingOfTooFewCallsIsQuiet(t *testing.T) {
 	r := trains(t, contract.RouterVerdict{}, contract.TrainedRouter{Few: "too few scored calls: 3 in all"}, nil)
 	r.ExecuteWorkflow(workflows.RouterTraining, contract.RouterTrainingInput{})

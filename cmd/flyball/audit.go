@@ -56,6 +56,12 @@ func decimal(pico *big.Int) *json.Number {
 	return &n
 }
 
+// Fallback is what fallback rules were worth.
+func (a storedAudit) Fallback(ctx context.Context, q console.FallbackQuery) ([]console.FallbackWorth, error) {
+	worth, err := a.store.FallbackWorth(ctx, clickhouse.WorthQuery{From: q.From, To: q.To, Tenant: q.Tenant})
+	return fallbackWorths(worth), err
+}
+
 // Savings are what the ledger answers.
 func (a storedAudit) Savings(ctx context.Context, q console.SavingsQuery) ([]console.Savings, error) {
 	rows, err := a.store.Savings(ctx, clickhouse.SavingsQuery{From: q.From, To: q.To, Tenant: q.Tenant, GroupBy: q.By})

@@ -27,7 +27,7 @@ func fallbackCommand(c connector) *cobra.Command {
 			"flyball deny answer them) it only says what it would have done.",
 		Example: "  flyball fallback list\n  flyball fallback cases --tenant org_42\n  flyball fallback hold org_42 --reason 'customers complain'",
 	}
-	cmd.AddCommand(fallbackListCommand(c), fallbackCasesCommand(), fallbackHoldCommand(c, true), fallbackHoldCommand(c, false))
+	cmd.AddCommand(fallbackListCommand(c), fallbackCasesCommand(), fallbackReportCommand(), fallbackHoldCommand(c, true), fallbackHoldCommand(c, false))
 	return cmd
 }
 

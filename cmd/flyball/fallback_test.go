@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"math/big"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/flyball-dev/flyball/internal/contract"
+	"github.com/flyball-dev/flyball/internal/effect"
 	"github.com/flyball-dev/flyball/internal/inbox"
 	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -32,4 +34,18 @@ c                   held by ana since 2026-01-15 09:30:00: complaints  0 of 10  
 	}}}))
 	require.Contains(t, out.String(), "none  $0.3")
 	require.Contains(t, out.String(), "$0.275  0.55")
+
+	out.Reset()
+	low, high := -0.03, -0.01
+	require.NoError(t, printWorth(&out, []contract.FallbackWorth{
+		{Tenant: "a", Rule: "fallback/x", Effect: effect.Effect{
+			Treated: 90, Holdback: 10, Saved: &effect.Amount{Pico: big.NewInt(2e12), Low: big.NewInt(1e12), High: big.NewInt(3e12)},
+			Quality: &effect.Change{By: -0.02, Low: &low, High: &high},
+		}},
+		{Tenant: "b", Rule: "fallback/x", Effect: effect.Effect{Treated: 2}},
+	}))
+	require.Equal(t, `TENANT  RULE        TREATED  HOLDBACK  SAVED         QUALITY
+a       fallback/x  90       10        $2 ($1 to $3)  -0.020 (-0.030 to -0.010)
+b       fallback/x  2        0         not known     not known
+`, out.String())
 }

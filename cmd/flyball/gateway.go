@@ -31,9 +31,11 @@ func (s *system) openSpool() (err error) {
 		}
 	}
 	s.scores = complexity.New(s.store, s.log, time.Now)
-	s.ingest, err = ingest.Open(ingest.Options{
+	options := ingest.Options{
 		Dir: filepath.Clean(s.config.Spool), Sink: s.store, Book: s.book, Logger: s.log, Door: s.door, Complexity: s.scores.Of,
-	})
+	}
+	s.hear(&options)
+	s.ingest, err = ingest.Open(options)
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
@@ -67,6 +69,7 @@ func (s *system) openGateway() (*gateway.Gateway, error) {
 	gate := s.gateway()
 	s.proxy = gateway.NewProxy(gate, gateway.ProxyOptions{
 		Upstreams: upstreams, Gate: s.config.Gateway, Door: s.door, Accept: s.ingest.Accept,
+		Listens: s.ingest.Listens, AcceptCalls: s.ingest.AcceptCalls,
 		Treasury: s.treasury, Budgets: s.budgets.Budgets, Predictors: s.predictors,
 	})
 	s.external = gateway.NewExternal(gate, gateway.ExternalOptions{

@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,4 +60,50 @@ func testFallbackCases(t *testing.T, s *Store) {
 		Case: *fired, Tenant: "org_2", Trace: "t2", Span: "s", Session: "c1", At: now.Add(2 * time.Second), Served: "big", Arm: usage.None, Cost: 7,
 	}, got[0])
 	require.Zero(t, got[1].Estimate, "forged")
+	testFallbackWorth(t, s, now)
+}
+
+// testFallbackWorth: calls that fell back cost 5 less and score 0.1 less than the holdback, and other tenants, other
+// decisions and shadowed calls are in no sum.
+func testFallbackWorth(t *testing.T, s *Store, now time.Time) {
+	var spans []usage.Span
+	var scores []usage.Quality
+	for i := range 400 {
+		span := usage.Span{
+			TraceID: fmt.Sprint("w", i), SpanID: "s", TenantID: "org_worth", SessionID: fmt.Sprint("c", i/4), RequestedModel: "big", Model: "small",
+			Timestamp: now.Add(time.Duration(i) * time.Millisecond), Cost: 20, Priced: true, PriceVersion: "v", Complexity: 1,
+			Arm: usage.Treated, DecisionID: "fallback/a", Route: routing.Fallback,
+		}
+		score := 0.7
+		if i/4%4 == 0 {
+			span.Arm, span.Model, span.Cost, score = usage.Holdback, "big", 25, 0.8
+		}
+		switch i % 10 {
+		case 8:
+			span.DecisionID, span.Cost = "decision/x", 1000
+		case 9:
+			span.TenantID, span.Cost = usage.DrillPrefix, 1000
+		}
+		spans = append(spans, span)
+		scores = append(scores, usage.Quality{
+			ID: fmt.Sprint("w", i), TraceID: span.TraceID, TenantID: span.TenantID, Model: "big", Arm: span.Arm, Evaluator: "e", EvaluatorVersion: "1",
+			Score: score, Confidence: 1, Kind: "judge", Timestamp: span.Timestamp,
+		})
+	}
+	require.NoError(t, s.InsertSpans(t.Context(), spans, "w1"))
+	require.NoError(t, s.InsertQuality(t.Context(), scores, "w2"))
+	worth, err := s.FallbackWorth(t.Context(), WorthQuery{From: now.Add(-time.Minute), To: now.Add(time.Minute)})
+	require.NoError(t, err)
+	worth = slices.DeleteFunc(worth, func(w contract.FallbackWorth) bool { return w.Tenant != "org_worth" && w.Tenant != usage.DrillPrefix })
+	require.Len(t, worth, 1, "drills are left out")
+	w := worth[0]
+	require.Equal(t, "fallback/a", w.Rule)
+	require.Equal(t, int64(320), w.Treated+w.Holdback)
+	require.Equal(t, 5*w.Treated, w.Saved.Pico.Int64())
+	require.Equal(t, w.Saved.Pico, w.Saved.Low, "no spread")
+	require.InDelta(t, -0.1, w.Quality.By, 1e-6)
+	require.NotNil(t, w.Quality.Low)
+	none, err := s.FallbackWorth(t.Context(), WorthQuery{From: now.Add(-time.Minute), To: now.Add(time.Minute), Tenant: "org_nobody"})
+	require.NoError(t, err)
+	require.Empty(t, none)
 }

@@ -19,6 +19,8 @@ type Audit interface {
 	Decided(ctx context.Context, q DecidedQuery) ([]Decided, error)
 	// Savings are what decisions saved, ordered by what they are told apart by.
 	Savings(ctx context.Context, q SavingsQuery) ([]Savings, error)
+	// Fallback is what fallback rules were worth, by tenant and rule.
+	Fallback(ctx context.Context, q FallbackQuery) ([]FallbackWorth, error)
 }
 
 // DecidedQuery chooses decisions; what is empty chooses all.
@@ -64,6 +66,20 @@ type Worth struct {
 	Quality     *float64     `json:"quality_change"`
 	QualityLow  *float64     `json:"quality_change_low"`
 	QualityHigh *float64     `json:"quality_change_high"`
+}
+
+// FallbackQuery asks what fallback rules were worth on the UTC days in [From, To).
+type FallbackQuery struct {
+	From, To time.Time
+	Tenant   string // empty: all
+}
+
+// FallbackWorth is what a rule was worth to a tenant, by the calls that fell back against its holdback.
+type FallbackWorth struct {
+	Tenant   string `json:"tenant_id"`
+	Rule     string `json:"rule"`
+	Holdback int64  `json:"holdback_calls"`
+	Worth
 }
 
 // SavingsQuery asks what decisions saved on the UTC days in [From, To).
@@ -134,6 +150,17 @@ func (c *Console) savings(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answerList(c, w, r, "reading what was saved", func(ctx context.Context) ([]Savings, error) { return c.o.Audit.Savings(ctx, q) })
+}
+
+func (c *Console) fallback(w http.ResponseWriter, r *http.Request) {
+	q, err := savingsQuery(r, c.o.Now())
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "bad_request", err.Error())
+		return
+	}
+	answerList(c, w, r, "reading what falling back was worth", func(ctx context.Context) ([]FallbackWorth, error) {
+		return c.o.Audit.Fallback(ctx, FallbackQuery{From: q.From, To: q.To, Tenant: q.Tenant})
+	})
 }
 
 // savingsQuery reads the question; the last 30 days when it names none.

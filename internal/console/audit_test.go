@@ -26,6 +26,11 @@ func (b *books) Decided(_ context.Context, q console.DecidedQuery) ([]console.De
 	return []console.Decided{{ID: "decision/1", Approvers: []string{}, Worth: &console.Worth{Treated: 3}}}, b.err
 }
 
+func (b *books) Fallback(_ context.Context, q console.FallbackQuery) ([]console.FallbackWorth, error) {
+	saved, change := json.Number("1.25"), -0.02
+	return []console.FallbackWorth{{Tenant: q.Tenant, Rule: q.To.Sub(q.From).String(), Holdback: 3, Worth: console.Worth{Treated: 30, Saved: &saved, Quality: &change}}}, nil
+}
+
 func (b *books) Savings(_ context.Context, q console.SavingsQuery) ([]console.Savings, error) {
 	b.savings = q
 	return nil, b.err
@@ -62,6 +67,11 @@ func TestAudit(t *testing.T) {
 	require.Equal(t, "[]\n", body)
 	day := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
 	require.Equal(t, console.SavingsQuery{From: day(2, 1), To: day(3, 3), By: []string{"tenant_id"}}, b.savings)
+	code, body = get("/api/fallback?from=2026-01-01&to=2026-01-08&tenant=org_42")
+	require.Equal(t, 200, code)
+	require.Contains(t, string(body), `"tenant_id":"org_42","rule":"168h0m0s","holdback_calls":3`)
+	require.Contains(t, string(body), `"saved_usd":1.25,"saved_low_usd":null`)
+	require.Contains(t, string(body), `"quality_change":-0.02`)
 	code, _ = get("/api/savings?from=2026-01-01&to=2026-02-01&tenant=org_42&by=action,day")
 	require.Equal(t, http.StatusOK, code)
 	require.Equal(t, console.SavingsQuery{From: day(1, 1), To: day(2, 1), Tenant: "org_42", By: []string{"action", "day"}}, b.savings)

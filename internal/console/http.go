@@ -83,6 +83,7 @@ func (c *Console) Handler() http.Handler {
 	mux.HandleFunc("GET /api/decisions", c.decisions)
 	mux.HandleFunc("GET /api/audit", c.audit)
 	mux.HandleFunc("GET /api/savings", c.savings)
+	mux.HandleFunc("GET /api/fallback", c.fallback)
 	mux.HandleFunc("GET /api/mutes", c.mutes)
 	mux.HandleFunc("GET /api/report", c.report)
 	mux.HandleFunc("POST /api/decide", c.decide)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/detect"
+	"github.com/flyball-dev/flyball/internal/effect"
 	"github.com/flyball-dev/flyball/internal/pricing"
 	"github.com/flyball-dev/flyball/internal/routing"
 	"github.com/flyball-dev/flyball/internal/usage"
@@ -32,6 +33,13 @@ type FallbackCase struct {
 
 // Key is the key that the call belongs to.
 func (c FallbackCase) Key() usage.Key { return usage.Key{Tenant: c.Tenant, Model: c.Model} }
+
+// FallbackWorth is what a fallback rule was worth to a tenant: the calls that fell back against its holdback.
+type FallbackWorth struct {
+	Tenant string `json:"tenant_id"`
+	Rule   string `json:"rule"`
+	effect.Effect
+}
 
 // ID is the id of the decision by which people judge the case: one for each call, whoever finds it.
 func (c FallbackCase) ID() string {

@@ -12,8 +12,17 @@ const RouterTrainingID = "router-training"
 // RouterTrainingSchedule is the id of the schedule that starts it each week.
 const RouterTrainingSchedule = "router-weekly"
 
+// RouterWatchID is the id of the watch over the version in use, and RouterWatchSchedule that of the schedule that starts
+// it each hour.
+const (
+	RouterWatchID       = "router-watch"
+	RouterWatchSchedule = "router-hourly"
+)
+
 // RouterTrainingInput has the predictor's versions judged, and the next one trained.
-type RouterTrainingInput struct{}
+type RouterTrainingInput struct {
+	Watch bool `json:"watch,omitempty"` // only roll back the version in use, should it have come to be worse
+}
 
 // RouterTrainingState answers its query, and is its result.
 type RouterTrainingState struct {
@@ -25,7 +34,8 @@ type RouterTrainingState struct {
 
 // RouterActivityRequest asks for a verdict on versions, or for a new one, by the scored calls before a time.
 type RouterActivityRequest struct {
-	At time.Time `json:"at"`
+	At    time.Time `json:"at"`
+	Watch bool      `json:"watch,omitempty"` // look at the version in use alone
 }
 
 // RouterVerdict is what is to become of the predictor's versions.

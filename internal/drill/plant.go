@@ -39,7 +39,10 @@ func (p *Plant) Check(ctx context.Context) error {
 	if !slices.Contains(simulate.Models(), p.in.Model) {
 		return fmt.Errorf("a drill cannot make up calls of the model %q; it can of: %s", p.in.Model, strings.Join(simulate.Models(), ", "))
 	}
-	body, err := json.Marshal(routing.Request{TenantID: p.in.Tenant, TraceID: "drill-check", RequestedModel: p.in.Model, InputTokens: 1})
+	body, err := json.Marshal(struct {
+		routing.Request
+		Hold bool `json:"hold"` // false: only ask
+	}{Request: routing.Request{TenantID: p.in.Tenant, TraceID: "drill-check", RequestedModel: p.in.Model, InputTokens: 1}})
 	if err != nil {
 		return err
 	}

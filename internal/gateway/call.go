@@ -57,6 +57,7 @@ type call struct {
 	promise                 treasury.Promise
 	cap                     int64       // of its output, injected; 0: none
 	sent                    atomic.Bool // an upstream may have begun to work on it
+	said                    ingest.Said // what was asked and answered, where somebody has a use for it
 	first                   time.Time   // when the first byte of the answer came
 	timer                   *time.Timer // ends the call
 	late                    atomic.Bool // it did

@@ -94,7 +94,7 @@ func (c *call) settleBy(span usage.Span) {
 		state = cut
 	}
 	c.p.recent.put(c.name(), state, &span)
-	c.p.recorder.add(span)
+	c.p.recorder.addHeard(span, c.said)
 	if c.api.Generates() {
 		c.p.o.Predictors.record(tupleOf(&span, c.cost.estimate), c.ask.Text)
 	}

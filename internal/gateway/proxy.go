@@ -30,6 +30,10 @@ type ProxyOptions struct {
 	// Accept makes telemetry durable.
 	Accept   func(ctx context.Context, spans []usage.Span, quality []usage.Quality) error
 	Treasury Treasury
+	// Listens says whether the texts of a call are of use, and AcceptCalls makes calls durable and hands on their texts; both
+	// nil: nobody has a use for them.
+	Listens     func(s *usage.Span) bool
+	AcceptCalls func(ctx context.Context, spans []usage.Span, said []ingest.Said) error
 	// Budgets are a tenant's, from memory; not known: they have never been read.
 	Budgets func(tenant string) (budgets []budget.Budget, known bool)
 	// Predictors keep what was known of calls; nil: nobody does.
@@ -52,10 +56,13 @@ type Proxy struct {
 
 // NewProxy returns a Proxy that decides by the gateway's snapshot.
 func NewProxy(gate *Gateway, o ProxyOptions) *Proxy {
+	if o.AcceptCalls == nil {
+		o.AcceptCalls = func(ctx context.Context, spans []usage.Span, _ []ingest.Said) error { return o.Accept(ctx, spans, nil) }
+	}
 	return &Proxy{
 		gate: gate, o: o, idle: make(chan struct{}),
 		recorder: recorder{
-			accept: o.Accept, now: gate.o.Now, log: gate.o.Logger, wake: make(chan struct{}, 1),
+			accept: o.AcceptCalls, now: gate.o.Now, log: gate.o.Logger, wake: make(chan struct{}, 1),
 			settle: func(id string, cost usage.PicoUSD, durable time.Time) { o.Treasury.Settle(id, cost, durable) },
 		},
 	}

@@ -19,19 +19,22 @@ const (
 	recordGather = 20 * time.Millisecond
 	recordRetry  = 250 * time.Millisecond
 	recordSlow   = 5 * time.Second
+	recordHeard  = 32 << 20        // bytes of texts that wait, beyond which calls go without theirs
 	recordLast   = 8 * time.Second // for what is left when the gateway stops; below the ten seconds after which a container is killed
 )
 
 // recorder takes the telemetry of calls that have ended to the spool. Whoever records never waits: what the spool does
 // not take now is kept and tried again. The bound on that is kept at the other end, where new calls are let in.
 type recorder struct {
-	accept func(context.Context, []usage.Span, []usage.Quality) error
+	accept func(context.Context, []usage.Span, []ingest.Said) error
 	settle func(id string, cost usage.PicoUSD, durable time.Time) // once it is durable, and not before
 	now    func() time.Time
 	log    *slog.Logger
 
 	mu    sync.Mutex
 	queue []usage.Span
+	said  []ingest.Said // one for each of the queue
+	heard int64         // bytes of texts in it
 	wake  chan struct{}
 
 	waiting, durable, refused atomic.Int64
@@ -43,7 +46,26 @@ func (r *recorder) add(spans ...usage.Span) {
 	r.waiting.Add(int64(len(spans)))
 	r.mu.Lock()
 	r.queue = append(r.queue, spans...)
+	r.said = append(r.said, make([]ingest.Said, len(spans))...)
 	r.mu.Unlock()
+	r.rouse()
+}
+
+// addHeard records a call with what was said in it, where that may still be kept.
+func (r *recorder) addHeard(span usage.Span, said ingest.Said) {
+	r.waiting.Add(1)
+	r.mu.Lock()
+	if size := int64(len(said.Input) + len(said.Output)); r.heard+size > recordHeard {
+		said = ingest.Said{}
+	} else {
+		r.heard += size
+	}
+	r.queue, r.said = append(r.queue, span), append(r.said, said)
+	r.mu.Unlock()
+	r.rouse()
+}
+
+func (r *recorder) rouse() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -76,14 +98,19 @@ func (r *recorder) flush(ctx context.Context) {
 	for {
 		r.mu.Lock()
 		batch := r.queue[:min(len(r.queue), recordBatch)]
+		said := r.said[:len(batch)]
 		r.mu.Unlock()
-		if len(batch) == 0 || !r.store(ctx, batch) {
+		if len(batch) == 0 || !r.store(ctx, batch, said) {
 			return
 		}
 		r.mu.Lock()
+		for i := range said {
+			r.heard -= int64(len(said[i].Input) + len(said[i].Output))
+		}
 		clear(batch)
-		if r.queue = r.queue[len(batch):]; len(r.queue) == 0 {
-			r.queue = nil
+		clear(said)
+		if r.queue, r.said = r.queue[len(batch):], r.said[len(batch):]; len(r.queue) == 0 {
+			r.queue, r.said = nil, nil
 		}
 		r.mu.Unlock()
 		r.waiting.Add(-int64(len(batch)))
@@ -91,9 +118,9 @@ func (r *recorder) flush(ctx context.Context) {
 }
 
 // store makes a batch durable, however long it takes, and settles it. It reports false when ctx ended first.
-func (r *recorder) store(ctx context.Context, batch []usage.Span) bool {
+func (r *recorder) store(ctx context.Context, batch []usage.Span, said []ingest.Said) bool {
 	for pause := recordRetry; ; pause = min(2*pause, recordSlow) {
-		err := r.accept(ctx, batch, nil)
+		err := r.accept(ctx, batch, said)
 		switch {
 		case err == nil:
 			r.done(batch)
@@ -103,7 +130,7 @@ func (r *recorder) store(ctx context.Context, batch []usage.Span) bool {
 			return true
 		case errors.Is(err, ingest.ErrRecord) && len(batch) > 1:
 			for i := range batch { // all are refused for one: find it
-				if !r.store(ctx, batch[i:i+1]) {
+				if !r.store(ctx, batch[i:i+1], said[i:i+1]) {
 					return false
 				}
 			}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/usage"
 	"github.com/flyball-dev/flyball/internal/wire"
 )
@@ -83,6 +84,9 @@ func (c *call) whole(u *upstream, answer *http.Response, from io.Reader) *refusa
 	}
 	report, _ := usage.FromBody(u.shape, body) // what is not understood is not complete
 	span := c.ended(u, seen{report: report, text: int64(len(body))})
+	if c.listened() {
+		c.said = ingest.Said{Input: c.body, Output: body}
+	}
 	h := c.w.Header()
 	copyHeaders(h, answer.Header)
 	setLength(h, len(body))
@@ -191,6 +195,10 @@ func (c *call) stream(u *upstream, answer *http.Response, from io.Reader) *refus
 	c.w.WriteHeader(answer.StatusCode)
 	meter, _ := usage.NewStream(u.shape) // the shape is known since the upstream was read
 	relay := wire.NewRelay(c.api, !c.ask.IncludeUsage, func() string { return c.comment(u, meter.Report()) })
+	var words *wire.Words
+	if c.listened() {
+		words = wire.NewWords(c.api, ingest.MaxText)
+	}
 	b := buffers.Get().(*buffer)
 	defer buffers.Put(b)
 	var err error
@@ -199,10 +207,16 @@ func (c *call) stream(u *upstream, answer *http.Response, from io.Reader) *refus
 		var n int
 		n, err = from.Read(b.in[:])
 		_, _ = meter.Write(b.in[:n]) // never fails
+		if words != nil {
+			_, _ = words.Write(b.in[:n]) // nor does this
+		}
 		b.out = relay.Pass(b.out[:0], b.in[:n])
 		gone = c.send(b.out) != nil
 	}
 	s := seen{report: meter.Report(), text: relay.Text(), hidden: relay.Hidden()}
+	if words != nil && errors.Is(err, io.EOF) && !gone { // half an answer is not the model's fault
+		c.hear(words)
+	}
 	c.settleBy(c.ended(u, s))
 	switch {
 	case gone || c.r.Context().Err() != nil:
@@ -215,6 +229,23 @@ func (c *call) stream(u *upstream, answer *http.Response, from io.Reader) *refus
 	}
 	c.flushed()
 	return nil
+}
+
+// listened reports whether somebody has a use for what is said in the call.
+func (c *call) listened() bool {
+	if c.p.o.Listens == nil || !c.api.Generates() || len(c.body) > ingest.MaxText {
+		return false
+	}
+	span := c.record(c.p.gate.o.Now())
+	return c.p.o.Listens(&span)
+}
+
+// hear takes what a stream has said.
+func (c *call) hear(words *wire.Words) {
+	if text, ok := words.Text(); ok && text != "" {
+		output, _ := json.Marshal(text) // a text never fails
+		c.said = ingest.Said{Input: c.body, Output: output}
+	}
 }
 
 // comment says what the stream cost, just before it ends.

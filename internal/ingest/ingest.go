@@ -257,6 +257,15 @@ var ErrRecord = errors.New("a record is refused")
 // when it returns nil they are durable, or were before. A span without a price version is priced. One bad
 // record refuses them all, with ErrRecord; any other error says that the spool takes none for now.
 func (i *Ingest) Accept(ctx context.Context, spans []usage.Span, quality []usage.Quality) error {
+	return i.accept(ctx, spans, nil, quality)
+}
+
+// AcceptCalls is Accept of calls with their texts, one for each: to be scored and kept as those of senders are.
+func (i *Ingest) AcceptCalls(ctx context.Context, spans []usage.Span, said []Said) error {
+	return i.accept(ctx, spans, said, nil)
+}
+
+func (i *Ingest) accept(ctx context.Context, spans []usage.Span, said []Said, quality []usage.Quality) error {
 	now := i.opt.Now()
 	req := newRequest(i)
 	for n := range spans {
@@ -265,6 +274,9 @@ func (i *Ingest) Accept(ctx context.Context, spans []usage.Span, quality []usage
 			return fmt.Errorf("%w: span %d: %w", ErrRecord, n, err)
 		}
 		req.addSpan(n, &s, nil)
+		if n < len(said) {
+			req.addTexts(&s, &texts{input: words{form: formChat, raw: said[n].Input}, output: words{form: formChat, raw: said[n].Output}})
+		}
 	}
 	for n := range quality {
 		q := quality[n]

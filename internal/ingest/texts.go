@@ -18,6 +18,19 @@ import (
 // longer one is refused; the other formats carry whole conversations, and their longer texts are left out and counted.
 const maxText = 256 << 10
 
+// MaxText is the bound for who collects texts: longer ones are left out.
+const MaxText = maxText
+
+// Said are the texts of a call that a gateway of this process has passed on, each as JSON: what was asked and answered
+// as the provider's API has it, or a string. Empty: nothing is told.
+type Said struct{ Input, Output []byte }
+
+// Listens reports whether anybody has a use for the texts of a call that is about to be answered: to score it or to keep
+// them. It answers from memory.
+func (i *Ingest) Listens(s *usage.Span) bool {
+	return i.opt.Keep != nil && i.opt.Keep(s.TenantID) > 0 || i.opt.Wants != nil && i.opt.Wants(s)
+}
+
 // Heard is a call that became durable, with its texts as they came. They are read when somebody asks: most calls are
 // not scored, and a sender must not wait for it.
 type Heard struct {
@@ -143,7 +156,7 @@ func wordsOf(value any, roles bool, depth int) string {
 		if choices, ok := v["choices"].([]any); ok && len(choices) > 0 {
 			return wordsOf(choices[0], roles, depth-1)
 		}
-		for _, name := range [...]string{"message", "messages", "parts", "content", "text", "output"} {
+		for _, name := range [...]string{"message", "messages", "parts", "content", "output", "input", "text"} {
 			inner, ok := v[name]
 			if !ok || inner == nil {
 				continue

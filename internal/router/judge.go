@@ -17,6 +17,10 @@ const (
 	margin = 0.01
 	// shadowMost is how long a version may wait in the shadow for calls to be judged by.
 	shadowMost = 28 * 24 * time.Hour
+	// recentScored is by how many of the newest scored calls it is seen that a version has turned bad which was good for
+	// long, and recentSigmas how many standard errors that takes: it is looked at each hour.
+	recentScored = 1000
+	recentSigmas = 3
 )
 
 // Comparison is a version against another, or against its own mean, on the same scored calls, none of which it was
@@ -88,7 +92,8 @@ func lossOf(p, y float64) float64 {
 type Known struct {
 	Lineup                Lineup
 	InUse, Before, Shadow *Predictor
-	Scored                []Tuple // at least since the version in use, or the shadow, became so
+	Scored                []Tuple // in the order of time, at least since the version in use, or the shadow, became so
+	Watch                 bool    // only the newest calls count, and the version in use alone is looked at
 }
 
 // Verdict is what becomes of the versions, and why.
@@ -115,7 +120,7 @@ func Judge(k Known, now time.Time) (v Verdict) {
 		}
 		return v // the shadow is judged against what is in use then, the next time
 	}
-	if k.Lineup.Shadow != nil {
+	if k.Lineup.Shadow != nil && !k.Watch {
 		v.lookAtShadow(k, now)
 	}
 	return v
@@ -142,11 +147,18 @@ func (v *Verdict) lookAtUsed(k Known) {
 			continue
 		}
 		c := Compare(scored, k.InUse, against.other)
+		worse, lately := c.N >= LeastScored && c.High < 0 && !k.Watch, ""
+		if n := len(scored) - recentScored; !worse && (k.Watch || n > 0) {
+			newest := Compare(scored[max(0, n):], k.InUse, against.other)
+			if worse = newest.N >= LeastScored && newest.Gain+(newest.High-newest.Gain)*recentSigmas/1.96 < 0; worse || k.Watch {
+				c, lately = newest, "lately "
+			}
+		}
 		if v.InUse == nil || c.N > 0 {
 			v.InUse = &c
 		}
-		if c.N >= LeastScored && c.High < 0 {
-			reason := "worse than " + against.what + ": " + c.String()
+		if worse {
+			reason := lately + "worse than " + against.what + ": " + c.String()
 			v.Changes = []Change{{used.Version, RolledBack, time.Time{}, Judging, reason}}
 			v.Says = append(v.Says, fmt.Sprintf("**%s** is rolled back: %s.", used.Version, reason))
 			return

@@ -137,6 +137,38 @@ func TestJudge(t *testing.T) {
 	require.Equal(t, Retired, v.Changes[0].State, "it does not wait for ever")
 }
 
+// A version that was good for long and has turned is rolled back by the watch, which looks at no shadow.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	m, tuples := plantedModel(t)
+	now := time.Date(2026, 5, 4, 0, 0, 0, 0, time.UTC)
+	for len(tuples) < 3*recentScored {
+		tuples = append(tuples, tuples[:min(len(tuples), 3*recentScored-len(tuples))]...)
+	}
+	for i := range tuples {
+		tuples[i].At = now.Add(time.Duration(i-len(tuples)) * time.Minute)
+	}
+	used := &Version{Version: "good", State: InUse, Since: tuples[0].At, Used: true}
+	known := Known{Lineup: Lineup{InUse: used, Shadow: &Version{Version: "next", State: Shadow}}, InUse: m.Predictor(), Scored: tuples, Watch: true}
+	require.Empty(t, Judge(known, now).Changes)
+	for i := len(tuples) - recentScored/2; i < len(tuples); i++ {
+		tuples[i].Score = 1 - tuples[i].Score
+	}
+	known.Scored = tuples[len(tuples)-recentScored/2:][:LeastScored-1]
+	require.Empty(t, Judge(known, now).Changes, "too few to say")
+	known.Scored = tuples[:len(tuples)-recentScored/2+1]
+	require.Empty(t, Judge(known, now).Changes, "one call proves nothing")
+	for i := len(tuples) - recentScored; i < len(tuples)-recentScored/2; i++ {
+		tuples[i].Score = 1 - tuples[i].Score
+	}
+	known.Scored = tuples
+	v := Judge(known, now)
+	require.Len(t, v.Changes, 1)
+	require.Equal(t, RolledBack, v.Changes[0].State)
+	require.Contains(t, v.Changes[0].Reason, "lately worse than the mean alone")
+	require.Nil(t, v.Shadow)
+}
+
 func BenchmarkQuality(b *testing.B) {
 	m, _ := plantedModel(b)
 	p, err := NewPredictor(m, NewExtractor(""))

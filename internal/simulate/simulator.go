@@ -172,6 +172,12 @@ func (s *Simulator) make(r Request, v verdict) {
 	s.world.Serve(r, v.answer, v.scored)
 }
 
+// question only asks: nothing is promised for a call that is never settled, its telemetry comes by itself.
+type question struct {
+	routing.Request
+	Hold bool `json:"hold"` // false
+}
+
 // ask asks for the decision on a call and whether the judge is to score it. Where no answer comes the
 // call is made as requested and scored at the share of its tenant's class: a gateway that is away
 // never stops an application.
@@ -180,10 +186,10 @@ func (s *Simulator) ask(ctx context.Context, r *Request) verdict {
 	defer cancel()
 	w := r.Workload
 	var v verdict
-	err := s.call(ctx, http.MethodPost, "/v1/decide", routing.Request{
+	err := s.call(ctx, http.MethodPost, "/v1/decide", question{Request: routing.Request{
 		TenantID: w.Tenant.ID, SessionID: r.SessionID, TraceID: r.TraceID, RequestedModel: r.RequestedModel,
 		InputTokens: r.InputTokens(), MaxOutputTokens: w.MaxOutput, Task: w.Task,
-	}, &v.answer)
+	}}, &v.answer)
 	if err == nil && v.answer.Model == "" {
 		err = errors.New("the answer names no model")
 	}
