@@ -162,7 +162,7 @@ func (x *External) hold(ctx context.Context, q *question, v *verdict, span usage
 	asks := q.Hold != nil && !*q.Hold
 	c := &held{id: id, span: span, lapses: now.Add(ttl)}
 	if !asks {
-		c.features = x.o.Predictors.read(q.Text)
+		c.features, c.text = x.o.Predictors.read(q.Text)
 		if err := x.holds.add(c, now); err != nil {
 			return err
 		}
