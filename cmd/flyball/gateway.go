@@ -59,8 +59,13 @@ func (s *system) openGateway() (*gateway.Gateway, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	embedder, err := gateway.NewEmbedder(s.config.Router.Embeddings, os.LookupEnv, s.log)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
 	s.predictors = gateway.NewPredictors(gateway.PredictorOptions{
 		Store: s.store, File: filepath.Join(filepath.Clean(s.config.Spool), "router", "predictor.json"), Record: s.ingest.Record, Logger: s.log,
+		Embedder: embedder,
 	})
 	s.fallbacks = gateway.NewFallbacks(gateway.FallbackOptions{
 		Tradeoff: func() routing.Tradeoff { return s.policies.Set().Tradeoff() }, Trusts: s.redis, Logger: s.log, Now: time.Now,

@@ -239,7 +239,10 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 	if s.budgets != nil {
 		s.budgetRoutes(mux)
 		metrics := &treasury.Metrics{Treasury: s.treasury, Registry: s.budgets, Redis: s.redis, Now: time.Now}
-		mux.Handle("GET /metrics", admitted(s.door, ingest.ScopeBudgets, trusted, metrics))
+		mux.Handle("GET /metrics", admitted(s.door, ingest.ScopeBudgets, trusted, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			metrics.ServeHTTP(w, r)
+			s.predictors.WriteMetrics(w)
+		})))
 	}
 	if s.proxy != nil { // which has its own way in, since it refuses as the providers do
 		for pattern, handler := range s.proxy.Routes() {

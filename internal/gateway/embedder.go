@@ -144,6 +144,8 @@ func (e *Embedder) vector(text string) ([]float32, int, error) {
 	case e.slots <- struct{}{}:
 		defer func() { <-e.slots }()
 	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
 		return nil, embedBusy, errEmbedBusy
 	}
 	v, err := e.ask(ctx, &e.waiting, []string{text})

@@ -294,18 +294,19 @@ func (p *Predictors) save(u *inUse) error {
 // telemetry of calls never waits for it.
 func (p *Predictors) keep(ctx context.Context) {
 	told := int64(0)
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx)) // of what is under way when ctx ends, too
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(tupleLast, cancel) })()
 	for {
 		select {
 		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), tupleLast)
-			defer cancel()
 			for batch := p.gather(nil); len(batch) > 0; batch = p.gather(nil) {
 				p.store(last, p.finish(last, batch))
 			}
 			return
 		case first := <-p.queue:
 			wait(ctx, tupleGather)
-			p.store(ctx, p.finish(ctx, p.gather([]known{first})))
+			p.store(last, p.finish(last, p.gather([]known{first})))
 		}
 		if missed := p.missed.Load(); missed >= 2*told && missed > 0 && missed != told {
 			p.o.Logger.WarnContext(ctx, "Features of calls are left out: the predictor is trained from fewer of them", "calls", missed)
