@@ -23,7 +23,8 @@ type TrainingStore interface {
 
 // Trainer judges the predictor's versions and trains new ones.
 type Trainer struct {
-	Store TrainingStore
+	Store     TrainingStore
+	Embedding router.Embedding // that reads prompts; the zero value: n-grams do
 }
 
 // JudgeRouter compares the version in use with the mean and with the one before it, and the one in the shadow with it, by
@@ -44,7 +45,7 @@ func (t *Trainer) JudgeRouter(ctx context.Context, r contract.RouterActivityRequ
 	if err != nil {
 		return contract.RouterVerdict{}, err
 	}
-	extract := router.NewExtractor(salt)
+	extract := t.Embedding.Extractor(salt)
 	known := router.Known{Lineup: lineup, Watch: r.Watch}
 	var says []string
 	from := r.At
@@ -115,7 +116,7 @@ func (t *Trainer) TrainRouter(ctx context.Context, r contract.RouterActivityRequ
 	if err != nil {
 		return contract.TrainedRouter{}, err
 	}
-	reading := router.NewExtractor(salt).Name()
+	reading := t.Embedding.Extractor(salt).Name()
 	tuples, err := t.Store.ScoredTuples(ctx, reading, r.At.Add(-router.Memory), r.At)
 	if err != nil {
 		return contract.TrainedRouter{}, err

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 // fakeTraining holds what it is given.
 type fakeTraining struct {
+	reading   string // of the tuples; empty: n-grams
 	tuples    []router.Tuple
 	versions  map[string]*router.Version
 	artefacts map[string][]byte
@@ -22,7 +24,7 @@ type fakeTraining struct {
 func (f *fakeTraining) RouterSalt(context.Context) (string, error) { return "s", nil }
 
 func (f *fakeTraining) ScoredTuples(_ context.Context, reading string, from, to time.Time) (found []router.Tuple, err error) {
-	if reading != router.NewExtractor("s").Name() {
+	if reading != cmp.Or(f.reading, router.NewExtractor("s").Name()) {
 		return nil, nil
 	}
 	for _, t := range f.tuples {
@@ -137,4 +139,30 @@ func TestAVersionThatCannotPredictLeavesTheShadow(t *testing.T) {
 	require.Empty(t, verdict.Waits)
 	require.Equal(t, router.Retired, verdict.Changes[0].State)
 	require.Contains(t, verdict.Says[0], "predicts nothing")
+}
+
+// Only calls that were read by the configured embedding are trained from, and only its versions judged.
+func TestVersionsGoWithTheEmbedding(t *testing.T) {
+	t.Parallel()
+	store := &fakeTraining{versions: map[string]*router.Version{}, artefacts: map[string][]byte{}}
+	store.week(now.Add(-7*24*time.Hour), false)
+	by := router.Embedding{Model: "m", Dimensions: 2}
+	e := by.Extractor("s")
+	store.reading = e.Name()
+	require.Equal(t, "embeddings-1:m/2", store.reading)
+	for i := range store.tuples {
+		store.tuples[i].Features = e.Embedded("one shape", []float32{float32(i % 2), float32(i % 7)})
+	}
+	at := contract.RouterActivityRequest{At: now}
+	trained, err := (&Trainer{Store: store, Embedding: by}).TrainRouter(t.Context(), at)
+	require.NoError(t, err)
+	store.versions[trained.Version].State = router.Shadow
+	verdict, err := (&Trainer{Store: store, Embedding: by}).JudgeRouter(t.Context(), at)
+	require.NoError(t, err)
+	require.Empty(t, verdict.Says)
+	require.Equal(t, trained.Version, verdict.Waits)
+	verdict, err = (&Trainer{Store: store}).JudgeRouter(t.Context(), at)
+	require.NoError(t, err)
+	require.Contains(t, verdict.Says[0], "configure router.embeddings as it was then")
+	require.Equal(t, router.Retired, verdict.Changes[0].State)
 }

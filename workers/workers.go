@@ -20,6 +20,7 @@ import (
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/drill"
 	"github.com/flyball-dev/flyball/internal/policy"
+	"github.com/flyball-dev/flyball/internal/router"
 	"github.com/flyball-dev/flyball/workflows"
 )
 
@@ -44,7 +45,7 @@ type Flags interface {
 	activities.TrustStore
 }
 
-// Options are what a worker stands on. All fields but the last six are required.
+// Options are what a worker stands on. All fields but the last seven are required.
 type Options struct {
 	Client    client.Client
 	Namespace string // that the client speaks to
@@ -61,6 +62,7 @@ type Options struct {
 	Rollbacks   activities.RollbackHooks
 	Drills      Drills
 	Shadow      func() *policy.Set // a second set, judged and never acted upon; nil: there is none
+	Embedding   router.Embedding   // by which the predictor of quality reads prompts; the zero value: by n-grams
 }
 
 // Drills say where the calls of drills are sent.
@@ -149,7 +151,7 @@ func Register(r registry, o Options) {
 	r.RegisterActivity(&activities.Sweeper{Store: o.Store, Set: o.Policies, Loops: loop, Flags: o.Flags, Log: o.Logger, Every: o.SweepEvery, Shadow: o.Shadow, Shadows: o.Store})
 	r.RegisterActivity(&activities.Telemetry{Evidence: o.Store, Rollouts: o.Store, Audit: o.Store, Baselines: o.Store, Levels: o.Store, Log: o.Logger, Poll: o.SweepEvery})
 	r.RegisterActivity(&activities.Ledger{Store: o.Store})
-	r.RegisterActivity(&activities.Trainer{Store: o.Store})
+	r.RegisterActivity(&activities.Trainer{Store: o.Store, Embedding: o.Embedding})
 	r.RegisterActivity(&activities.Policy{Set: o.Policies, Rollback: o.Rollbacks.Has})
 	r.RegisterActivity(&activities.Rollback{Client: &http.Client{}, Hooks: o.Rollbacks})
 	r.RegisterActivity(&activities.Routing{Flags: o.Flags, Log: o.Logger})

@@ -24,6 +24,7 @@ import (
 	"github.com/flyball-dev/flyball/activities"
 	"github.com/flyball-dev/flyball/internal/contract"
 	"github.com/flyball-dev/flyball/internal/policy"
+	"github.com/flyball-dev/flyball/internal/router"
 	"github.com/flyball-dev/flyball/policies"
 )
 
@@ -58,7 +59,7 @@ type store struct{ Store }
 
 type flags struct{ Flags }
 
-type router struct{ activities.Router }
+type noticed struct{ activities.Router }
 
 // registered is what a worker with these options registers. It never meets a server.
 func registered(t *testing.T, o Options) *book {
@@ -102,7 +103,7 @@ func TestRegisterKeepsEveryName(t *testing.T) {
 
 func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 	hooks := activities.RollbackHooks{{Service: "support-bot"}}
-	b := registered(t, Options{SweepEvery: time.Second, Tuning: contract.NewTuning(1), Router: router{}, Rollbacks: hooks, Shadow: func() *policy.Set { return nil }})
+	b := registered(t, Options{SweepEvery: time.Second, Tuning: contract.NewTuning(1), Router: noticed{}, Rollbacks: hooks, Shadow: func() *policy.Set { return nil }, Embedding: router.Embedding{Model: "e"}})
 	require.Len(t, b.structs, 12)
 	for _, s := range b.structs {
 		fields := reflect.ValueOf(s).Elem()
@@ -123,7 +124,7 @@ func TestRegisterGivesActivitiesWhatTheyStandOn(t *testing.T) {
 			require.True(t, s.Rollback("support-bot"))
 			require.False(t, s.Rollback("another"))
 		case *activities.Notify:
-			require.Equal(t, router{}, s.Router)
+			require.Equal(t, noticed{}, s.Router)
 			require.Equal(t, silent(), s.Log, "the log is always told")
 		case *activities.Provider:
 			require.Equal(t, "anthropic", s.Of("claude-3-opus"))

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/flyball-dev/flyball/internal/budget"
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/complexity"
@@ -59,8 +61,13 @@ func (s *system) openGateway() (*gateway.Gateway, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	embedder, err := gateway.NewEmbedder(s.config.Router.Embeddings, os.LookupEnv, s.log)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
 	s.predictors = gateway.NewPredictors(gateway.PredictorOptions{
 		Store: s.store, File: filepath.Join(filepath.Clean(s.config.Spool), "router", "predictor.json"), Record: s.ingest.Record, Logger: s.log,
+		Embedder: embedder,
 	})
 	s.fallbacks = gateway.NewFallbacks(gateway.FallbackOptions{
 		Tradeoff: func() routing.Tradeoff { return s.policies.Set().Tradeoff() }, Trusts: s.redis, Logger: s.log, Now: time.Now,
@@ -76,6 +83,11 @@ func (s *system) openGateway() (*gateway.Gateway, error) {
 		Door: s.door, Treasury: s.treasury, Budgets: s.budgets.Budgets, Accept: s.ingest.Accept, OutputCap: s.config.Gateway.OutputCap,
 		Predictors: s.predictors,
 	})
+	s.metrics = prometheus.NewRegistry()
+	s.metrics.MustRegister(&treasury.Metrics{Treasury: s.treasury, Registry: s.budgets, Redis: s.redis, Now: time.Now})
+	if embedder != nil {
+		s.metrics.MustRegister(embedder)
+	}
 	return gate, nil
 }
 

@@ -75,6 +75,7 @@ func (o *outcomesFile) read(cmd *cobra.Command, name string) (rows []router.Row,
 func routerEvalCommand() *cobra.Command {
 	var file outcomesFile
 	var asJSON bool
+	var where string
 	o, seeds := router.Options{}, 1
 	cmd := &cobra.Command{
 		Use:   "eval FILE",
@@ -92,6 +93,8 @@ folds. Outcomes are scores from 0 to 1, or true and false. Other columns are pas
 --seeds draws the folds anew so many times and prints each figure's mean, its standard deviation, and its bounds.
 --shuffle permutes the outcomes over the prompts: the control, which must come out like lots.
 
+With --config the router.embeddings of a deployment read the prompts, in place of hashed n-grams: compare the two.
+
 What cannot be said is null: a strong model that is not better has no gap to recover. Bad rows are named and left out.
 Exit 1 when there was one.`,
 		Example: "  flyball router eval outcomes.csv --folds 5 --seed 1 --json\n  flyball router eval outcomes.csv --seeds 10\n  flyball router eval outcomes.csv --seeds 10 --shuffle\n  flyball router eval calls.ndjson --weak gpt-4o-mini --strong gpt-4o",
@@ -104,7 +107,11 @@ Exit 1 when there was one.`,
 			if err != nil {
 				return err
 			}
-			pairs, columns, err := router.Pairs(rows, columns, router.NewExtractor("").Features)
+			features, err := evaluated(cmd.Context(), where, rows)
+			if err != nil {
+				return err
+			}
+			pairs, columns, err := router.Pairs(rows, columns, features)
 			if err != nil {
 				return &exitError{exitUsage, fmt.Errorf("%s: %w", args[0], err)}
 			}
@@ -129,6 +136,7 @@ Exit 1 when there was one.`,
 		},
 	}
 	file.flags(cmd)
+	cmd.Flags().StringVar(&where, "config", "", "configuration of a deployment, whose router.embeddings read the prompts")
 	cmd.Flags().IntVar(&o.Folds, "folds", 5, "that the prompts are divided into")
 	cmd.Flags().Uint64Var(&o.Seed, "seed", 1, "of the division into folds")
 	cmd.Flags().IntVar(&seeds, "seeds", 1, "divide so often, from --seed on")

@@ -26,7 +26,8 @@ func routerTrainCommand() *cobra.Command {
 		Short: "Train a version of the predictor from a file of outcomes, or from stored calls that have scores",
 		Long: `Train a head for each model, and for each task of a model that has enough scored answers, at least 100 with 10 good and
 10 bad ones. With FILE, of flyball router eval's formats, print the version as JSON; - is standard input. Without, train from the
-stored calls of the last 90 days that have scores, and store the version. With FILE and --store, store that one.
+stored calls of the last 90 days that have scores, and store the version. With FILE and --store, store that one. Where the
+configuration has router.embeddings, that endpoint reads the prompts of FILE; stored calls keep what it has made of theirs.
 
 A stored version is in the shadow: it acts on nothing until flyball router use.
 Exit 1 when there are too few scored calls, or a bad row was left out.`,
@@ -38,9 +39,13 @@ Exit 1 when there are too few scored calls, or a bad row was left out.`,
 			}
 			t.At = time.Now().UTC().Truncate(time.Second)
 			var db *clickhouse.Store
-			extract := router.NewExtractor("")
-			if store = store || len(args) == 0; store {
-				var err error
+			store = store || len(args) == 0
+			reads, err := o.reading(store)
+			if err != nil {
+				return err
+			}
+			extract := reads.Reading().Extractor("")
+			if store {
 				if db, err = o.openStored(cmd); err != nil {
 					return err
 				}
@@ -49,10 +54,10 @@ Exit 1 when there are too few scored calls, or a bad row was left out.`,
 				if err != nil {
 					return err
 				}
-				extract = router.NewExtractor(salt)
+				extract = reads.Reading().Extractor(salt)
 			}
 			t.Features = extract.Name()
-			tuples, bad, err := tuplesToTrain(cmd, db, &file, extract, args, t.At)
+			tuples, bad, err := tuplesToTrain(cmd, db, &file, promptReader{reads, extract}, args, t.At)
 			if err != nil {
 				return err
 			}
@@ -80,13 +85,20 @@ Exit 1 when there are too few scored calls, or a bad row was left out.`,
 	return cmd
 }
 
-func tuplesToTrain(cmd *cobra.Command, db *clickhouse.Store, file *outcomesFile, e router.Extractor, args []string, now time.Time) (tuples []router.Tuple, bad int, err error) {
+func tuplesToTrain(cmd *cobra.Command, db *clickhouse.Store, file *outcomesFile, reads promptReader, args []string, now time.Time) (tuples []router.Tuple, bad int, err error) {
 	if len(args) == 0 {
-		tuples, err = db.ScoredTuples(cmd.Context(), e.Name(), now.Add(-router.Memory), now)
+		tuples, err = db.ScoredTuples(cmd.Context(), reads.extract.Name(), now.Add(-router.Memory), now)
 		return tuples, 0, err
 	}
 	rows, _, bad, err := file.read(cmd, args[0])
-	return router.Tuples(rows, e.Features), bad, err
+	if err != nil {
+		return nil, bad, err
+	}
+	features, err := reads.features(cmd.Context(), rows)
+	if err != nil {
+		return nil, bad, err
+	}
+	return router.Tuples(rows, features), bad, nil
 }
 
 // keepOrPrint stores the version in the shadow and tells how good it is, or prints it where there is no store.
@@ -230,7 +242,11 @@ func routerUseCommand() *cobra.Command {
 				if err != nil {
 					return nil, err
 				}
-				if _, err := router.NewPredictor(m, router.NewExtractor(salt)); err != nil {
+				reads, err := o.reading(true)
+				if err != nil {
+					return nil, err
+				}
+				if _, err := router.NewPredictor(m, reads.Reading().Extractor(salt)); err != nil {
 					return nil, &exitError{exitFailed, err}
 				}
 				return router.LineupOf(versions).Use(args[0], router.Retired, time.Now().UTC(), p.who, p.reason), nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/flyball-dev/flyball/internal/clickhouse"
 	"github.com/flyball-dev/flyball/internal/complexity"
+	"github.com/flyball-dev/flyball/internal/gateway/upstreamtest"
 	"github.com/flyball-dev/flyball/internal/ingest"
 	"github.com/flyball-dev/flyball/internal/policy"
 	"github.com/flyball-dev/flyball/internal/pricing/book"
@@ -30,8 +31,19 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// letters is a vector of how often each letter is in a text.
+func letters(text string) []float64 {
+	v := make([]float64, 26)
+	for _, r := range text {
+		if r >= 'a' && r <= 'z' {
+			v[r-'a']++
+		}
+	}
+	return v
+}
+
 // TestScript runs testdata/script. Each script has a server of its own in $URL: the simulator's
-// control API, the complexity of tasks, budgets, an ingest that knows a span again by its id, and a real one of scores.
+// control API, the complexity of tasks, budgets, embeddings, an ingest that knows a span again by its id, and a real one of scores.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -42,6 +54,7 @@ func TestScript(t *testing.T) {
 				return err
 			}
 			handler.Handle("/v1/quality", quality.Handler())
+			handler.Handle("/v1/embeddings", upstreamtest.New(upstreamtest.Options{Key: "sk-1", Embed: letters}))
 			budgets, closeBudgets, err := budgetServer()
 			if err != nil {
 				return err

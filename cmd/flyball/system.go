@@ -52,7 +52,8 @@ type system struct {
 	proxy    *gateway.Proxy
 	external *gateway.External
 	budgets  *treasury.Registry
-	scores   *complexity.Scores // of tasks, where ingest is
+	metrics  *prometheus.Registry // of the gateway
+	scores   *complexity.Scores   // of tasks, where ingest is
 	judges   *standing.Registry
 	people   latePeople // whose word comes from channels
 
@@ -240,9 +241,7 @@ func (s *system) frontHandler(gate *gateway.Gateway, extra map[string]http.Handl
 	}
 	if s.budgets != nil {
 		s.budgetRoutes(mux)
-		pages := prometheus.NewRegistry()
-		pages.MustRegister(&treasury.Metrics{Treasury: s.treasury, Registry: s.budgets, Redis: s.redis, Now: time.Now})
-		mux.Handle("GET /metrics", admitted(s.door, ingest.ScopeBudgets, trusted, promhttp.HandlerFor(pages, promhttp.HandlerOpts{})))
+		mux.Handle("GET /metrics", admitted(s.door, ingest.ScopeBudgets, trusted, promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{})))
 	}
 	if s.proxy != nil { // which has its own way in, since it refuses as the providers do
 		for pattern, handler := range s.proxy.Routes() {

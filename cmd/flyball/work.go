@@ -43,6 +43,7 @@ func (s *system) runWorker(ctx context.Context, temporal client.Client) error {
 		Rollbacks: hooks(s.config.Rollbacks),
 		Drills:    workers.Drills(s.config.DrillsTo()),
 		Shadow:    shadow,
+		Embedding: s.config.Router.Embeddings.Reading(),
 	})
 	var unavailable *serviceerror.Unavailable
 	var slow *serviceerror.DeadlineExceeded

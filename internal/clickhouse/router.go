@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -38,11 +39,13 @@ func (s *Store) ScoredTuples(ctx context.Context, reading string, from, to time.
 ORDER BY at, trace, span`, " AND "+notDrills, maxScored),
 		[]any{ch.Named("reading", reading), ch.Named("from", millis(from)), ch.Named("to", millis(to))},
 		func(rows driver.Rows, t *router.Tuple) error {
-			if err := rows.Scan(&t.Task, &t.Model, &t.Prompt, &t.At, &t.Score); err != nil {
+			var features []byte
+			if err := rows.Scan(&t.Task, &t.Model, &features, &t.At, &t.Score); err != nil {
 				return err
 			}
-			t.At = t.At.UTC()
-			return t.Features.UnmarshalBinary([]byte(t.Prompt)) // the same prompt has the same features
+			name := sha256.Sum256(features) // the same prompt has the same features
+			t.At, t.Prompt = t.At.UTC(), string(name[:])
+			return t.Features.UnmarshalBinary(features)
 		})
 	if err != nil {
 		return nil, fmt.Errorf("reading scored calls: %w", err)

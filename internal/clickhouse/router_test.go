@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"testing"
 	"time"
@@ -51,7 +52,8 @@ func testScoredTuples(t *testing.T, s *Store) {
 	}, "scores"))
 	got, err := s.ScoredTuples(ctx, e.Name(), at, at.Add(time.Second))
 	require.NoError(t, err)
-	want := router.Tuple{Prompt: string(features), Features: e.Features("How many ducks?"), Task: "chat", Model: "small", At: at, Score: 0.75}
+	name := sha256.Sum256(features)
+	want := router.Tuple{Prompt: string(name[:]), Features: e.Features("How many ducks?"), Task: "chat", Model: "small", At: at, Score: 0.75}
 	second := want
 	second.Score = 0.5
 	require.Equal(t, []router.Tuple{want, second}, got)

@@ -97,6 +97,7 @@ type Config struct {
 	Notify     Notify     `yaml:"notify"` // how people hear of incidents
 	Drills     Drills     `yaml:"drills"` // where the calls of drills are sent
 	Gateway    Gate       `yaml:"gateway"`
+	Router     Router     `yaml:"router"`
 
 	Evaluators string  `yaml:"evaluators"` // a directory over the shipped ones, or shipped; empty: nothing is scored here
 	Judge      Judge   `yaml:"judge"`
@@ -207,8 +208,8 @@ func Default() Config {
 		Redis:      Redis{Addr: "127.0.0.1:6379"},
 		Temporal:   Temporal{Address: "127.0.0.1:7233", Namespace: "default"},
 		Notify:     Notify{PagerDuty: PagerDuty{API: "https://events.pagerduty.com"}},
-		Gateway:    defaultGate,
-		Judge:      defaultJudge, Content: Content{Retention: 7 * 24 * time.Hour},
+		Gateway:    defaultGate, Router: defaultRouter,
+		Judge: defaultJudge, Content: Content{Retention: 7 * 24 * time.Hour},
 	}
 }
 
@@ -315,6 +316,7 @@ func (c Config) Validate() error {
 	errs = append(errs, c.Notify.problems()...)
 	errs = append(errs, c.Drills.problems()...)
 	errs = append(errs, c.Gateway.problems()...)
+	errs = append(errs, c.Router.problems()...)
 	errs = append(errs, checkRollbacks(c.Rollbacks)...)
 	errs = append(errs, c.Judge.problems()...)
 	errs = append(errs, c.Content.problems()...)

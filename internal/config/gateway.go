@@ -123,23 +123,32 @@ func (u *Upstream) defaults() {
 
 // Key is the upstream's key. Its errors do not hold it.
 func (u Upstream) Key(lookup func(string) (string, bool)) (string, error) {
+	key, err := readKey(u.KeyEnv, u.KeyFile, lookup)
+	if err != nil {
+		return "", fmt.Errorf("upstream %q: %w", u.Name, err)
+	}
+	return key, nil
+}
+
+// readKey is the key of an endpoint; empty where neither is named.
+func readKey(env, file string, lookup func(string) (string, bool)) (string, error) {
 	key := ""
 	switch {
-	case u.KeyFile != "":
-		text, err := os.ReadFile(u.KeyFile)
+	case file != "":
+		text, err := os.ReadFile(file)
 		if err != nil {
-			return "", fmt.Errorf("upstream %q: key_file: %w", u.Name, err)
+			return "", fmt.Errorf("key_file: %w", err)
 		}
 		if key = strings.TrimSpace(string(text)); key == "" {
-			return "", fmt.Errorf("upstream %q: key_file: %s is empty", u.Name, u.KeyFile)
+			return "", fmt.Errorf("key_file: %s is empty", file)
 		}
-	case u.KeyEnv != "":
-		if key, _ = lookup(u.KeyEnv); key == "" {
-			return "", fmt.Errorf("upstream %q: key_env: the environment variable %s is not set", u.Name, u.KeyEnv)
+	case env != "":
+		if key, _ = lookup(env); key == "" {
+			return "", fmt.Errorf("key_env: the environment variable %s is not set", env)
 		}
 	}
 	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", fmt.Errorf("upstream %q: its key holds characters that no header may have", u.Name)
+		return "", errors.New("its key holds characters that no header may have")
 	}
 	return key, nil
 }
@@ -159,11 +168,9 @@ func checkUpstreams(where string, list []Upstream) []error {
 		check(!twice, "name: %q is there twice", u.Name)
 		byName[u.Name] = u
 		check(families[u.Family] != "", "family: %q is neither openai nor anthropic", u.Family)
-		address, err := url.Parse(u.URL)
-		check(err == nil && (address.Scheme == "https" || address.Scheme == "http") && address.Host != "" && address.RawQuery == "" && address.Fragment == "",
-			"url: it is not https://host/v1") // and it is not said here: it may hold a secret
-		check(err != nil || address.User == nil, "url: give the key as key_env or key_file: addresses are logged")
-		check(err != nil || address.Scheme != "http" || u.AllowPrivate, "url: without TLS its key could be read on the way: use https, or say allow_private for an upstream on your own network")
+		for _, err := range endpointProblems(u.URL, u.AllowPrivate) {
+			check(false, "url: %w", err)
+		}
 		check(u.KeyEnv == "" || u.KeyFile == "", "key_env: give it or key_file, not both")
 		for _, pattern := range u.Models {
 			_, err := path.Match(pattern, "")
@@ -180,6 +187,21 @@ func checkUpstreams(where string, list []Upstream) []error {
 				errs = append(errs, fmt.Errorf("%s[%d].fallback: %q is not another upstream of the family %s", where, i, name, u.Family))
 			}
 		}
+	}
+	return errs
+}
+
+// endpointProblems are those of the address of an API. They do not say it: it may hold a secret.
+func endpointProblems(text string, private bool) (errs []error) {
+	address, err := url.Parse(text)
+	if err != nil || address.Scheme != "https" && address.Scheme != "http" || address.Host == "" || address.RawQuery != "" || address.Fragment != "" {
+		errs = append(errs, errors.New("it is not https://host/v1"))
+	}
+	if err == nil && address.User != nil {
+		errs = append(errs, errors.New("give the key as key_env or key_file: addresses are logged"))
+	}
+	if err == nil && address.Scheme == "http" && !private {
+		errs = append(errs, errors.New("without TLS its key could be read on the way: use https, or say allow_private for an upstream on your own network"))
 	}
 	return errs
 }

@@ -166,7 +166,7 @@ func (x *External) hold(ctx context.Context, q *question, v *verdict, span usage
 	}
 	c, again := &held{id: id, span: span, lapses: now.Add(ttl)}, false
 	if !asks {
-		c.features = x.o.Predictors.read(q.Text)
+		c.features, c.text = x.o.Predictors.read(q.Text)
 		var err error
 		if again, err = x.holds.add(c, now); err != nil {
 			return err

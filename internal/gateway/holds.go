@@ -34,6 +34,7 @@ type held struct {
 	api        wire.API // empty: not known
 	reasons    bool     // it may be billed for output that its answer does not show
 	features   []byte   // of its prompt; nil: not known, or recorded
+	text       string   // of its prompt, where its features are still to be asked for
 	estimate   usage.PicoUSD
 }
 
@@ -122,7 +123,7 @@ func (h *holds) done(c *held, settled *settlement, now time.Time) {
 	defer h.mu.Unlock()
 	c.busy = false
 	if settled != nil && c.settlement == nil {
-		c.settlement, c.span.Tags, c.features = settled, nil, nil
+		c.settlement, c.span.Tags, c.features, c.text = settled, nil, nil, ""
 		c.forget = now.Add(rememberIt)
 		heap.Fix(&h.old, c.at)
 	}

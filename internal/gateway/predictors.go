@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,17 +27,19 @@ type PredictorStore interface {
 	Predictor(ctx context.Context, version string) ([]byte, error)
 }
 
-// PredictorOptions is all that Predictors need; every field is required.
+// PredictorOptions is all that Predictors need; every field is required but Embedder.
 type PredictorOptions struct {
 	Store  PredictorStore
 	File   string                                                // keeps the last that was known, the deployment's salt with it
 	Record func(ctx context.Context, tuples []usage.Tuple) error // makes what was known of calls durable
 	Logger *slog.Logger
+
+	Embedder *Embedder // reads prompts; nil: n-grams do
 }
 
 // Predictors have the version of the predictor that is in use in memory, and keep what was known of calls for those to
-// come. Make them with NewPredictors, and keep Run running beside them. Nobody who asks or records waits for anybody; nil
-// ones know nothing and keep nothing.
+// come. Make them with NewPredictors, and keep Run running beside them. Nobody who asks or records waits for anybody, but
+// who asks where an embeddings endpoint reads prompts, and then for a bounded time; nil ones know nothing and keep nothing.
 type Predictors struct {
 	o      PredictorOptions
 	now    atomic.Pointer[inUse]
@@ -93,7 +96,7 @@ func NewPredictors(o PredictorOptions) *Predictors {
 		err = json.Unmarshal(raw, &last)
 	}
 	if err == nil && last.Salt != "" {
-		next := &inUse{salt: last.Salt, extract: router.NewExtractor(last.Salt)}
+		next := &inUse{salt: last.Salt, extract: o.Embedder.Reading().Extractor(last.Salt)}
 		if len(last.Artefact) > 0 {
 			err = next.load(last.Artefact)
 		}
@@ -123,20 +126,37 @@ func (p *Predictors) Quality(tenant, task, model, text string) (score float64, v
 	if p == nil {
 		return 0, "", false
 	}
-	return p.now.Load().predictor.Quality(tenant, task, model, text)
+	now := p.now.Load()
+	if !now.extract.Embeds() {
+		return now.predictor.Quality(tenant, task, model, text)
+	}
+	if _, known = now.predictor.Base(task, model); !known { // whatever the text is
+		return 0, now.predictor.Version(), false
+	}
+	vector, err := p.o.Embedder.Vector(text)
+	if err != nil { // which the embedder counts and tells
+		return 0, now.predictor.Version(), false
+	}
+	features := now.extract.Embedded(text, vector)
+	score, known = now.predictor.Score(task, model, &features)
+	return score, now.predictor.Version(), known
 }
 
-// read takes the features of a text, to be recorded when the call has ended; nil where nothing can be kept of it.
-func (p *Predictors) read(text string) []byte {
+// read takes what of a text is to be recorded when the call has ended: its features, or, where an endpoint has yet to be
+// asked for them, as much of the text as it is asked about. Both are empty where nothing can be kept of it.
+func (p *Predictors) read(text string) (features []byte, later string) {
 	if p == nil || text == "" {
-		return nil
+		return nil, ""
 	}
 	now := p.now.Load()
-	if now.salt == "" {
-		return nil
+	switch {
+	case now.salt == "":
+		return nil, ""
+	case now.extract.Embeds():
+		return nil, strings.Clone(embeddable(text)) // and not what it was cut from
 	}
-	features, _ := now.extract.Features(text).MarshalBinary() // never fails
-	return features
+	features, _ = now.extract.Features(text).MarshalBinary() // never fails
+	return features, ""
 }
 
 // record keeps what was known of a call that has ended: by its features where they are given, else by its text. Where
@@ -199,7 +219,7 @@ func (p *Predictors) refresh(ctx context.Context) error {
 			return err
 		}
 		if p.salted = true; salt != last.salt { // the first, or the file was another deployment's
-			next = inUse{salt: salt, extract: router.NewExtractor(salt)}
+			next = inUse{salt: salt, extract: p.o.Embedder.Reading().Extractor(salt)}
 		}
 	}
 	versions, err := p.o.Store.Predictors(ctx)
@@ -266,21 +286,20 @@ func (p *Predictors) save(u *inUse) error {
 // telemetry of calls never waits for it.
 func (p *Predictors) keep(ctx context.Context) {
 	told := int64(0)
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx)) // of what is under way when ctx ends, too
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(tupleLast, cancel) })()
 	for {
-		var batch []usage.Tuple
 		select {
 		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), tupleLast)
-			defer cancel()
-			for batch = p.gather(nil); len(batch) > 0; batch = p.gather(nil) {
-				p.store(last, batch)
+			for batch := p.gather(nil); len(batch) > 0; batch = p.gather(nil) {
+				p.store(last, p.finish(last, batch))
 			}
 			return
 		case first := <-p.queue:
 			wait(ctx, tupleGather)
-			batch = p.gather(p.finish(nil, first))
+			p.store(last, p.finish(last, p.gather([]known{first})))
 		}
-		p.store(ctx, batch)
 		if missed := p.missed.Load(); missed >= 2*told && missed > 0 && missed != told {
 			p.o.Logger.WarnContext(ctx, "Features of calls are left out: the predictor is trained from fewer of them", "calls", missed)
 			told = missed
@@ -289,11 +308,11 @@ func (p *Predictors) keep(ctx context.Context) {
 }
 
 // gather takes what waits, up to a batch.
-func (p *Predictors) gather(batch []usage.Tuple) []usage.Tuple {
+func (p *Predictors) gather(batch []known) []known {
 	for len(batch) < tupleBatch {
 		select {
 		case r := <-p.queue:
-			batch = p.finish(batch, r)
+			batch = append(batch, r)
 		default:
 			return batch
 		}
@@ -301,24 +320,59 @@ func (p *Predictors) gather(batch []usage.Tuple) []usage.Tuple {
 	return batch
 }
 
-// finish reads the text where that is still to be done, and says what the version in use predicted.
-func (p *Predictors) finish(batch []usage.Tuple, r known) []usage.Tuple {
-	now, t := p.now.Load(), r.tuple
+// finish reads the texts where that is still to be done, and says what the version in use predicted. What cannot be read
+// is left out.
+func (p *Predictors) finish(ctx context.Context, batch []known) []usage.Tuple {
+	now := p.now.Load()
 	if now.salt == "" { // nobody could say later how they were read
-		return batch
+		return nil
 	}
-	var features router.Features
-	if len(t.Features) == 0 {
-		features = now.extract.Features(r.text)
-		t.Features, _ = features.MarshalBinary() // never fails
-	} else if features.UnmarshalBinary(t.Features) != nil {
-		return batch
+	features := p.features(ctx, now.extract, batch)
+	tuples := make([]usage.Tuple, 0, len(batch))
+	for i := range batch {
+		t, f := batch[i].tuple, features[i]
+		if f == nil {
+			p.missed.Add(1)
+			continue
+		}
+		t.Features, _ = f.MarshalBinary() // never fails
+		t.Reading = now.extract.Name()
+		if score, ok := now.predictor.Score(t.Task, t.RequestedModel, f); ok {
+			t.Predicted, t.Predictor = score, now.predictor.Version()
+		}
+		tuples = append(tuples, t)
 	}
-	t.Reading = now.extract.Name()
-	if score, ok := now.predictor.Score(t.Task, t.RequestedModel, &features); ok {
-		t.Predicted, t.Predictor = score, now.predictor.Version()
+	return tuples
+}
+
+// features are those of the calls; nil where they cannot be had.
+func (p *Predictors) features(ctx context.Context, extract router.Extractor, batch []known) []*router.Features {
+	all := make([]*router.Features, len(batch))
+	var vectors [][]float32
+	if extract.Embeds() {
+		texts := make([]string, len(batch))
+		for i := range batch {
+			texts[i] = batch[i].text
+		}
+		vectors, _ = p.o.Embedder.Vectors(ctx, texts) // which tells what fails
 	}
-	return append(batch, t)
+	for i, k := range batch {
+		var f router.Features
+		switch {
+		case len(k.tuple.Features) > 0:
+			if f.UnmarshalBinary(k.tuple.Features) != nil {
+				continue
+			}
+		case !extract.Embeds():
+			f = extract.Features(k.text)
+		case vectors[i] != nil:
+			f = extract.Embedded(k.text, vectors[i])
+		default:
+			continue
+		}
+		all[i] = &f
+	}
+	return all
 }
 
 func (p *Predictors) store(ctx context.Context, batch []usage.Tuple) {

@@ -292,7 +292,7 @@ func TestWhatComesAndGoesIsWhatWasSent(t *testing.T) {
 	require.Equal(t, "0af7651916cd43dd8448eb211c80319c", span.TraceID)
 	require.Equal(t, "org_a", span.TenantID)
 	require.Equal(t, []string{"s1", "support", "v3", "openai", "gpt-4o", "direct"}, []string{span.SessionID, span.Task, span.PromptTemplate, span.Provider, span.RequestedModel, span.Route})
-	require.Equal(t, map[string]string{"team": "search", "cost-center": "cc-7", "virtual_key": "a"}, span.Tags)
+	require.Equal(t, map[string]string{"team": "search", "cost-center": "cc-7", usage.TagVirtualKey: "a"}, span.Tags)
 	require.True(t, span.UsageComplete && span.Priced)
 	require.Equal(t, usage.Tokens{UncachedInput: seen.Input - seen.Cached, CacheRead: seen.Cached, Output: seen.Output}, span.Tokens)
 

@@ -417,7 +417,7 @@ func (x *External) end(cl *claim, err error, now time.Time, answer *settlements)
 		if cl.Recorded && !cl.Repeated && cl.held != nil {
 			t := tupleOf(&cl.span, cl.held.estimate)
 			t.Features = cl.held.features
-			x.o.Predictors.record(t, "")
+			x.o.Predictors.record(t, cl.held.text)
 		}
 		made = &cl.settlement
 		answer.Settled = append(answer.Settled, cl.settlement)

@@ -18,10 +18,12 @@ const (
 	buckets = 1 << 12
 	// countMost bounds how often an n-gram counts in one prompt.
 	countMost = 127
-	// maxText is how much of a prompt is read, in bytes.
-	maxText = 8 << 10
+	// MaxText is how much of a prompt is read, in bytes.
+	MaxText = 8 << 10
 	// ngrams names this file's reading of a prompt. Weights go with one reading: change both together.
 	ngrams = "ngrams-1"
+	// embeddings names the reading of prompts by their shape and a model's vectors.
+	embeddings = "embeddings-1"
 )
 
 // Features are what is kept of a prompt: how often n-grams fell into each place, hashed with the deployment's salt, and
@@ -43,6 +45,7 @@ type Gram struct {
 type Extractor struct {
 	start, key uint64
 	name       string
+	embeds     bool // an embedding stands in place of the n-grams
 }
 
 // NewExtractor derives the hashes from the salt. Features of different salts have nothing to say to each other.
@@ -54,8 +57,30 @@ func NewExtractor(salt string) Extractor {
 	}
 }
 
-// Name identifies the reading of prompts and, without telling it, the salt.
+// Embedding names the model whose vectors stand in place of the n-grams. The zero value: none does.
+type Embedding struct {
+	Model      string
+	Dimensions int // 0: as many as the model makes by itself
+}
+
+// Extractor reads prompts by the model's vectors, or without a model by n-grams hashed under the salt.
+func (m Embedding) Extractor(salt string) Extractor {
+	e := NewExtractor(salt)
+	if m.Model == "" {
+		return e
+	}
+	e.embeds, e.name = true, embeddings+":"+m.Model
+	if m.Dimensions > 0 {
+		e.name += fmt.Sprintf("/%d", m.Dimensions)
+	}
+	return e
+}
+
+// Name identifies the reading of prompts and, without telling it, the salt; of embeddings, their model and dimensions.
 func (e Extractor) Name() string { return e.name }
+
+// Embeds says that Embedded makes the features, and not Features.
+func (e Extractor) Embeds() bool { return e.embeds }
 
 // Features reads a prompt.
 func (e Extractor) Features(text string) Features {
@@ -75,6 +100,13 @@ func (e Extractor) Features(text string) Features {
 	}
 	copy(f.Dense, r.shape[:])
 	return f
+}
+
+// Embedded reads a prompt that an embeddings endpoint made a vector of.
+func (e Extractor) Embedded(text string, vector []float32) Features {
+	var r reading
+	e.read(text, &r)
+	return Features{Dense: append(append(make([]float32, 0, shapes+len(vector)), r.shape[:]...), vector...)}
 }
 
 // reading is one pass over a prompt. It lives on the stack.
@@ -123,8 +155,8 @@ func class(b byte) int {
 
 // read counts words, pairs of words and runs of four characters, in lower case, each digit as 0, and takes the shape.
 func (e Extractor) read(text string, r *reading) {
-	if len(text) > maxText {
-		text = text[:maxText]
+	if len(text) > MaxText {
+		text = text[:MaxText]
 	}
 	const prime = 1099511628211
 	s := shape{}
@@ -244,5 +276,9 @@ func (f *Features) UnmarshalBinary(from []byte) error {
 	return nil
 }
 
-// maxDense bounds an embedding, with the shape before it.
-const maxDense = 1 << 13
+const (
+	// maxDense bounds an embedding, with the shape before it.
+	maxDense = 1 << 13
+	// MaxDimensions bounds it without.
+	MaxDimensions = maxDense - shapes
+)

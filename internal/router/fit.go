@@ -13,15 +13,15 @@ type problem struct {
 	l2    penalty
 }
 
-// row is a prompt as the optimiser sees it: n-grams scaled to length 1, the rest to mean 0 and spread 1.
+// row is a prompt as the optimiser sees it: n-grams scaled to length 1, the rest by standard.
 type row struct {
 	at    []uint16
 	value []float32
 	dense []float32
 }
 
-// penalty holds the weights of n-grams back, and those of the dense values.
-type penalty struct{ grams, dense float64 }
+// penalty holds the weights of n-grams or of an embedding back, and those of the shape.
+type penalty struct{ grams, shape float64 }
 
 func newRow(f *Features) row {
 	r := row{at: make([]uint16, len(f.Grams)), value: make([]float32, len(f.Grams)), dense: f.Dense}
@@ -36,7 +36,8 @@ func newRow(f *Features) row {
 	return r
 }
 
-// standard is the mean and the spread of each dense value.
+// standard is the mean and the spread of each dense value. All values of an embedding have one spread, so that its
+// length comes to 1, as that of the n-grams: what tells prompts apart is its direction, and not how many values it has.
 type standard struct{ mean, spread []float64 }
 
 func standardOf(rows []row, dense int) standard {
@@ -52,7 +53,14 @@ func standardOf(rows []row, dense int) standard {
 			s.spread[j] += d * d / float64(len(rows))
 		}
 	}
+	embedding := 0.0
+	for _, v := range s.spread[min(shapes, dense):] {
+		embedding += v
+	}
 	for j, v := range s.spread {
+		if j >= shapes {
+			v = embedding
+		}
 		s.spread[j] = math.Sqrt(v)
 		if s.spread[j] < 1e-6 { // it says nothing, and must not say much about the first prompt that differs
 			s.spread[j] = math.Inf(1)
@@ -106,8 +114,8 @@ func (p *problem) loss(w, g fitted) float64 {
 	}
 	for j := range w[:len(w)-1] { // the bias is free
 		l2 := p.l2.grams
-		if j >= p.grams {
-			l2 = p.l2.dense
+		if j >= p.grams && j < p.grams+shapes {
+			l2 = p.l2.shape
 		}
 		sum += l2 / 2 * w[j] * w[j]
 		g[j] += l2 * w[j]

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/routing"
@@ -30,8 +31,8 @@ type Head struct {
 	Task    string  `json:"task,omitempty"` // empty: all tasks together
 	Model   string  `json:"model"`          // that served, without the date of a snapshot
 	Base    float64 `json:"base"`           // the mean score of its tuples: what one would say without having read the prompt
-	L2      float64 `json:"l2"`             // that held the n-grams' weights back, chosen out of fold
-	L2Dense float64 `json:"l2_dense"`       // and the others
+	L2      float64 `json:"l2"`             // that held the weights of n-grams or of an embedding back, chosen out of fold
+	L2Dense float64 `json:"l2_dense"`       // and those of the shape
 	Bias    float64 `json:"bias"`
 	Grams   Weights `json:"grams,omitempty"`
 	Dense   Weights `json:"dense"`
@@ -126,10 +127,14 @@ type Predictor struct {
 // others.
 func NewPredictor(m *Model, e Extractor) (*Predictor, error) {
 	if m.Features != e.Name() {
-		return nil, fmt.Errorf("the predictor %s was trained on the features %s, and those of here are %s: the salt has changed, or the way of reading; train anew", m.Version, m.Features, e.Name())
+		mend := "the salt has changed, or the way of reading; train anew"
+		if e.embeds || strings.HasPrefix(m.Features, embeddings) {
+			mend = "configure router.embeddings as it was then (model, dimensions), or train anew"
+		}
+		return nil, fmt.Errorf("the predictor %s was trained on the features %s, and those of here are %s: %s", m.Version, m.Features, e.Name(), mend)
 	}
 	p := m.Predictor()
-	p.extract, p.reads = e, true
+	p.extract, p.reads = e, !e.embeds
 	return p, nil
 }
 

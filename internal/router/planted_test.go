@@ -173,7 +173,7 @@ func BenchmarkQuality(b *testing.B) {
 	m, _ := plantedModel(b)
 	p, err := NewPredictor(m, NewExtractor(""))
 	require.NoError(b, err)
-	for _, size := range []int{200, 2000, maxText} {
+	for _, size := range []int{200, 2000, MaxText} {
 		text := strings.Repeat("How many of the 12 ducks that she had are left? ", 200)[:size]
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			b.ReportAllocs()

@@ -145,7 +145,7 @@ func trainHead(tuples []Tuple, t Training) (Head, error) {
 	for i := range odds {
 		odds[i] = slope*odds[i] + shift
 	}
-	h.Base, h.L2, h.L2Dense = sum/float64(n), l2.grams, l2.dense
+	h.Base, h.L2, h.L2Dense = sum/float64(n), l2.grams, l2.shape
 	h.Metrics = measure(odds, d.want)
 	return h, nil
 }
@@ -163,7 +163,7 @@ func newData(tuples []Tuple) (*data, error) {
 	for i := range tuples {
 		f := &tuples[i].Features
 		if len(f.Dense) != d.dense || d.dense < shapes {
-			return nil, fmt.Errorf("tuple %d has %d values besides its n-grams, and the first has %d: they were not made by the same reading", i, len(f.Dense), d.dense)
+			return nil, fmt.Errorf("tuple %d has %d values besides its n-grams, and the first has %d: they were not made by the same reading. Where an embeddings endpoint has changed its vectors, set router.embeddings.dimensions to begin anew", i, len(f.Dense), d.dense)
 		}
 		if len(f.Grams) > 0 {
 			d.grams = buckets

@@ -60,7 +60,7 @@ func (f Fallbacks) task(name string) (found TaskFallback, ok bool) {
 type Call struct {
 	Request  Request
 	Estimate func(model string) (cost usage.PicoUSD, known bool)
-	Quality  func() (score float64, predictor string, known bool) // that the requested model is predicted to reach; asked only of a call over its ceiling
+	Quality  func() (score float64, predictor string, known bool) // that the requested model is predicted to reach; asked only of a call over its ceiling that a cheaper model may serve
 	Trusted  bool                                                 // people have approved what the rule would have done
 }
 
@@ -125,7 +125,7 @@ func (t *Tradeoff) FallBack(a Answer, c Call) (Answer, *Case) {
 	return a, &fired
 }
 
-// fallbackCase asks the cheap questions first: most calls are under their ceiling.
+// fallbackCase asks the cheap questions first: most calls are under their ceiling, and a prediction may be waited for.
 func (t *Tradeoff) fallbackCase(c Call) (Case, bool) {
 	r := &c.Request
 	task, ok := t.Fallback.task(r.Task)
@@ -136,16 +136,16 @@ func (t *Tradeoff) fallbackCase(c Call) (Case, bool) {
 	if !known || estimate <= task.Ceiling {
 		return Case{}, false
 	}
-	score, predictor, known := c.Quality()
-	if !known || !(score < task.QualityThreshold) {
-		return Case{}, false
-	}
 	to := t.Downgrade(r.TenantID, r.RequestedModel)
 	if to.Model == "" {
 		return Case{}, false
 	}
 	cheaper, known := c.Estimate(to.Model)
 	if !known || cheaper >= estimate { // for this call's tokens, whatever the tiers say of most
+		return Case{}, false
+	}
+	score, predictor, known := c.Quality()
+	if !known || !(score < task.QualityThreshold) {
 		return Case{}, false
 	}
 	return Case{

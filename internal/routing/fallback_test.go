@@ -112,11 +112,15 @@ func TestFallBackSaysWhy(t *testing.T) {
 	require.Equal(t, "v3", fired.Predictor)
 }
 
-// Only a call over its ceiling pays for a prediction.
+// Only a call over its ceiling that a cheaper model may serve pays for a prediction.
 func TestQualityIsAskedLast(*testing.T) {
 	c := callOf("org_1", "s1", "claude-3-opus", "legal", 0.1)
 	c.Quality = func() (float64, string, bool) { panic("asked") }
 	ruled(0).FallBack(direct("claude-3-opus"), c)
+	t := ruled(0)
+	t.Fallback.Tasks = []TaskFallback{{Task: AnyTask, Ceiling: 0, QualityThreshold: 0.9}}
+	c.Request.RequestedModel = "claude-3-haiku"
+	t.FallBack(direct("claude-3-haiku"), c)
 }
 
 func TestARuleIsNamedByWhatItSays(t *testing.T) {

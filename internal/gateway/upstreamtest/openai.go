@@ -1,9 +1,11 @@
 package upstreamtest
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -219,7 +221,7 @@ func (x *exchange) chatStream(includeUsage bool) {
 
 // embeddings answers POST /v1/embeddings.
 func (u *Upstream) embeddings(x *exchange) {
-	if x.body["input"] == nil {
+	if list, ok := x.body["input"].([]any); x.body["input"] == nil || x.body["input"] == "" || ok && (len(list) == 0 || len(list) > 2048 || slices.Contains(list, any(""))) {
 		u.openAIError(x.w, x, 400, "invalid_request_error", "", "'$.input' is invalid.")
 		return
 	}
@@ -237,11 +239,28 @@ func (u *Upstream) embeddings(x *exchange) {
 		}
 		entries := make([]string, n)
 		for i := range entries {
+			if u.o.Embed != nil {
+				vector = x.embedding(i)
+			}
 			entries[i] = fmt.Sprintf(`{"object":"embedding","index":%d,"embedding":%s}`, i, vector)
 		}
 		x.answer(fmt.Sprintf(`{"object":"list","data":[%s],"model":%s,"usage":{"prompt_tokens":%d,"total_tokens":%d}}`,
 			strings.Join(entries, ","), quoted(x.call.Model), x.call.Input, x.call.Input))
 	}, nil)
+}
+
+// embedding is the vector of the input's nth text.
+func (x *exchange) embedding(n int) string {
+	text, _ := x.body["input"].(string)
+	if list, ok := x.body["input"].([]any); ok {
+		text, _ = list[n].(string)
+	}
+	values := x.u.o.Embed(text)
+	if most, ok := x.body["dimensions"].(float64); ok {
+		values = values[:min(int(most), len(values))]
+	}
+	vector, _ := json.Marshal(values)
+	return string(vector)
 }
 
 // models answers GET /v1/models of either family: whose it is shows in the headers.

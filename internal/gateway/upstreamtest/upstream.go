@@ -15,15 +15,16 @@ import (
 
 // Options is how a provider behaves. The zero value answers every call with 16 tokens at once.
 type Options struct {
-	Key             string        // the only key that it takes; empty: any
-	Models          []string      // that there are; empty: any
-	OutputTokens    int           // that each answer would have without a cap; 0: 16
-	ReasoningTokens int           // that come before, unseen, and are billed as output
-	CachedTokens    int           // of the input, at the most, that come from a cache
-	BytesPerToken   int           // of text; 0: 4. With 1 every byte is a token: the dearest that a tokenizer may be
-	Pace            time.Duration // of each token
-	CallTools       bool          // answers call the first tool that the call describes
-	Constant        bool          // answers are the same 2 KiB always, or OutputTokens when streamed, made once and sent at once: for benchmarks
+	Key             string                      // the only key that it takes; empty: any
+	Models          []string                    // that there are; empty: any
+	OutputTokens    int                         // that each answer would have without a cap; 0: 16
+	ReasoningTokens int                         // that come before, unseen, and are billed as output
+	CachedTokens    int                         // of the input, at the most, that come from a cache
+	BytesPerToken   int                         // of text; 0: 4. With 1 every byte is a token: the dearest that a tokenizer may be
+	Pace            time.Duration               // of each token
+	CallTools       bool                        // answers call the first tool that the call describes
+	Embed           func(text string) []float64 // the vector of a text, cut to the dimensions that are asked for; nil: always the same
+	Constant        bool                        // answers are the same 2 KiB always, or OutputTokens when streamed, made once and sent at once: for benchmarks
 }
 
 // Spend is what calls really cost, in tokens.
