@@ -41,7 +41,7 @@ func (e *examination) budgetRefuses(ctx context.Context) error {
 		}
 	}
 	err := e.call(ctx, http.MethodPost, "/v1/decide", map[string]any{
-		"tenant_id": canaryTenant, "trace_id": e.id, "span_id": "budget", "requested_model": pricedModel, "provider": "openai",
+		"tenant_id": canaryTenant, "trace_id": e.id, "requested_model": pricedModel, "provider": "openai",
 		"input_tokens": 1000, "max_output_tokens": 1000, "ttl_seconds": 60,
 	}, &answer)
 	switch {

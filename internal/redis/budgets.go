@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 //	flyball:budget:{tenant}:<epoch>            hash: state (opening, open), opens_at (ms)
 //	flyball:budget:{tenant}:<epoch>:holds      sorted set: hold → when it lapses (ms)
 //	flyball:budget:{tenant}:<epoch>:hold:<id>  hash: counter → amount held of it
-//	flyball:budget:{tenant}:<epoch>:counters   set: the keys of its counters
+//	flyball:budget:{tenant}:<epoch>:counters   set: the keys of its counters, but for sessions' of which nothing is held
+//	                                           and the ledger knew all when it was read last
 //	flyball:budget:{tenant}:<epoch>:<counter>  hash:
 //	    held                   what live holds hold
 //	    spent                  confirmed, and all fields below
@@ -206,12 +208,34 @@ for k = 1, #all, 2 do
     if settled[all[k]] then redis.call('HDEL', counter, all[k]) else spent = spent + n(all[k + 1]) end
   end
 end
-redis.call('SADD', base .. ':counters', counter)
 redis.call('HSET', counter, 'as_of', ARGV[3], 'confirmed', ARGV[1], 'spent', string.format('%.0f', spent))
 local last = n(ARGV[2])
-if last == 0 then last = now + 604800000 end
+if last == 0 then
+  last = now + 604800000
+  if spent == n(ARGV[1]) and n(redis.call('HGET', counter, 'held')) == 0 then redis.call('SREM', base .. ':counters', counter)
+  else redis.call('SADD', base .. ':counters', counter) end
+else redis.call('SADD', base .. ':counters', counter) end
 redis.call('PEXPIREAT', counter, string.format('%.0f', last))
 return 1
+`)
+
+// seedScript sets counters that Redis does not have, and answers which it has that stand otherwise. ARGV: the counters'
+// last day (ms; 0: none), when the ledger was read (ms), then the amount of each. KEYS from 2 on: the counters.
+var seedScript = goredis.NewScript(budgetPrelude + `
+lapse()
+local otherwise, last = {}, n(ARGV[1])
+for i = 2, #KEYS do
+  local key, amount = KEYS[i], ARGV[i + 1]
+  local have = redis.call('HMGET', key, 'spent', 'held', 'confirmed')
+  if redis.call('EXISTS', key) == 0 then
+    redis.call('HSET', key, 'as_of', ARGV[2], 'confirmed', amount, 'spent', amount)
+    if last > 0 then
+      redis.call('SADD', base .. ':counters', key)
+      redis.call('PEXPIREAT', key, string.format('%.0f', last))
+    else redis.call('PEXPIREAT', key, string.format('%.0f', now + 604800000)) end
+  elseif n(have[1]) ~= n(amount) or n(have[2]) ~= 0 or n(have[3]) ~= n(amount) then table.insert(otherwise, i - 2) end
+end
+return otherwise
 `)
 
 // readScript answers spent, held and confirmed of each counter, behind the state. KEYS from 2 on: the counters.
@@ -455,6 +479,28 @@ func (b *Budgets) Reconcile(ctx context.Context, tenant string, l Ledger) error 
 		return fmt.Errorf("reconciling %s of %q with the ledger: %w", l.Counter.Budget, tenant, err)
 	}
 	return nil
+}
+
+// seedAtOnce bounds the counters that one script sets: Redis does nothing else meanwhile.
+const seedAtOnce = 500
+
+// Seed sets counters of one window that Redis does not have by what the ledger knew when it was read, and answers those
+// that it has and that stand otherwise: Reconcile is for these. A new Redis may have to learn of a great many sessions.
+func (b *Budgets) Seed(ctx context.Context, tenant string, at time.Time, counters []budget.Counter, spent func(budget.Counter) budget.Micro) (otherwise []budget.Counter, err error) {
+	for some := range slices.Chunk(counters, seedAtOnce) {
+		keys, args := []string{b.state(tenant)}, []any{last(some[0]), at.UnixMilli()}
+		for _, c := range some {
+			keys, args = append(keys, b.counter(tenant, c)), append(args, int64(spent(c)))
+		}
+		list, err := seedScript.Run(ctx, b.rdb, keys, args...).Int64Slice()
+		if err != nil {
+			return nil, fmt.Errorf("setting %d budgets of %q by the ledger: %w", len(some), tenant, err)
+		}
+		for _, i := range list {
+			otherwise = append(otherwise, some[i])
+		}
+	}
+	return otherwise, nil
 }
 
 // Standing is what a counter says.

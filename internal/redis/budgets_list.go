@@ -41,7 +41,7 @@ end
 return answer
 `)
 
-// Live lists the counters of a tenant.
+// Live lists the counters of a tenant, of its sessions those of which something is held or not in the ledger.
 func (b *Budgets) Live(ctx context.Context, tenant string) ([]Live, error) {
 	reply, err := liveScript.Run(ctx, b.rdb, []string{b.state(tenant)}).Slice()
 	if err != nil {

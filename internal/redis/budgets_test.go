@@ -347,3 +347,60 @@ func TestConcurrentHoldsNeverOverrun(t *testing.T) {
 		require.GreaterOrEqual(t, list[0].Held, budget.Micro(granted.Load()*7), "an answer that was lost holds too")
 	})
 }
+
+// A new Redis learns of every session at once, but for those that somebody holds something of: these are told of by name.
+// A session of which nothing is outstanding is listed no more, and is again from its next hold on.
+func TestSeedsManySessions(t *testing.T) {
+	everyServer(t, func(t *testing.T, s server) {
+		ctx, tenant := t.Context(), "org"
+		b := budgetsOf(t, open(t, s), tenant)
+		var all []budget.Counter
+		for i := range 1100 {
+			all = append(all, budget.Counter{Budget: "session", Of: fmt.Sprint("s", i)})
+		}
+		spent := func(c budget.Counter) budget.Micro { return budget.Micro(len(c.Of)) }
+		hold := func(id string, c budget.Counter) {
+			g, err := b.Hold(ctx, tenant, redis.Hold{ID: id, Amount: 5, TTL: time.Minute, Limits: []redis.Limit{{c, 100}}})
+			require.NoError(t, err)
+			require.True(t, g.Granted)
+		}
+		hold("early", all[700])
+		at := time.Now()
+		otherwise, err := b.Seed(ctx, tenant, at, all, spent)
+		require.NoError(t, err)
+		require.Equal(t, []budget.Counter{all[700]}, otherwise)
+		require.NoError(t, b.Reconcile(ctx, tenant, redis.Ledger{At: at, Counter: all[700], Spent: 4}))
+		otherwise, err = b.Seed(ctx, tenant, at.Add(time.Second), all[:10], spent)
+		require.NoError(t, err)
+		require.Empty(t, otherwise, "what stands as the ledger says is left alone")
+		otherwise, err = b.Seed(ctx, tenant, at.Add(time.Second), all[:1], func(budget.Counter) budget.Micro { return 9 })
+		require.NoError(t, err)
+		require.Equal(t, all[:1], otherwise, "a ledger that has more says so")
+
+		standings, _, err := b.Read(ctx, tenant, []budget.Counter{all[0], all[700], all[1099]})
+		require.NoError(t, err)
+		require.Equal(t, []redis.Standing{{Spent: 2, Confirmed: 2}, {Spent: 4, Held: 5, Confirmed: 4}, {Spent: 5, Confirmed: 5}}, standings)
+		listed := func() (of []string) {
+			live, err := b.Live(ctx, tenant)
+			require.NoError(t, err)
+			for _, l := range live {
+				of = append(of, l.Of)
+			}
+			slices.Sort(of)
+			return of
+		}
+		require.Equal(t, []string{"s700"}, listed())
+		hold("late", all[3])
+		require.Equal(t, []string{"s3", "s700"}, listed())
+		minute := time.Now().UTC().Truncate(time.Minute)
+		require.NoError(t, b.Settle(ctx, tenant, "late", []budget.Counter{all[3]}, []redis.Told{{all[3], "gw", minute, 7}}))
+		require.Equal(t, []string{"s3", "s700"}, listed(), "the ledger does not know yet")
+		require.NoError(t, b.Reconcile(ctx, tenant, redis.Ledger{At: at.Add(2 * time.Second), Counter: all[3], Spent: 9, UpTo: map[string]time.Time{"gw": minute}}))
+		require.Equal(t, []string{"s700"}, listed())
+
+		windowed, err := b.Seed(ctx, tenant, at, []budget.Counter{day}, func(budget.Counter) budget.Micro { return 3 })
+		require.NoError(t, err)
+		require.Empty(t, windowed)
+		require.Equal(t, []string{"", "s700"}, listed())
+	})
+}

@@ -198,11 +198,11 @@ func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budg
 			}
 		}
 		if rebuild && window == current {
-			for of := range spend {
-				if c := (budget.Counter{Budget: b.ID, Of: of, Window: window}); !slices.Contains(list, c) {
-					list = append(list, c)
-				}
+			more, err := r.seed(ctx, counters, b, window, list, spend, at)
+			if err != nil {
+				return err
 			}
+			list = append(list, more...)
 		}
 		for _, c := range list {
 			settled, err := r.settled(ctx, b.Tenant, presumed[c], to)
@@ -217,6 +217,23 @@ func (r *Reconciler) budget(ctx context.Context, counters *redis.Budgets, b budg
 		}
 	}
 	return nil
+}
+
+// seed sets the counters of a window that are not in the list by what the ledger has of them, and answers those that
+// Redis has come to know otherwise.
+func (r *Reconciler) seed(ctx context.Context, counters *redis.Budgets, b budget.Budget, window budget.Window, list []budget.Counter, spend map[string]budget.Micro, at time.Time) ([]budget.Counter, error) {
+	known := map[budget.Counter]bool{}
+	for _, c := range list {
+		known[c] = true
+	}
+	var fresh []budget.Counter
+	for of, spent := range spend {
+		if c := (budget.Counter{Budget: b.ID, Of: of, Window: window}); !known[c] {
+			fresh = append(fresh, c)
+			r.note(b, c, spent)
+		}
+	}
+	return counters.Seed(ctx, b.Tenant, at, fresh, func(c budget.Counter) budget.Micro { return spend[c.Of] })
 }
 
 // settled are the lapsed holds whose call the ledger has. Another call of the same trace says nothing of it.
