@@ -276,35 +276,23 @@ func (s *system) seed(ctx context.Context, simulator *simulate.Simulator, folder
 	if _, err := s.store.RebuildBaselines(ctx, time.Now().UTC(), s.config.Profile.Tuning().Limits.Minimums); err != nil {
 		return err
 	}
-	if err := s.seedBudgets(ctx, began); err != nil {
+	if err := s.seedBudget(ctx, began); err != nil {
 		return err
 	}
 	screen.say("Seeded in %s", time.Since(began).Round(time.Second))
 	return os.WriteFile(marker, []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o600)
 }
 
-// seedBudgets sets the demo's budgets, each unless somebody has set one under its name: a month's that the demo's calls
-// come nowhere near, and a session's whose burn is to be seen. Neither refuses a call of the simulator, which asks for
-// routes alone.
-func (s *system) seedBudgets(ctx context.Context, now time.Time) error {
-	const dollar = 1_000_000
+// seedBudget sets the demo's budget, unless somebody has set one under its name: a month's that the demo's calls come
+// nowhere near. It refuses no call of the simulator, which asks for routes alone.
+func (s *system) seedBudget(ctx context.Context, now time.Time) error {
+	b := budget.Budget{ID: "demo-month", Tenant: "org_42", Per: budget.PerTenant, Period: budget.Month, Ceiling: 1_000_000 * 1_000_000} // µ$
 	have, err := s.store.Budgets(ctx)
-	if err != nil {
+	if err != nil || slices.ContainsFunc(have, func(v budget.Version) bool { return v.Tenant == b.Tenant && v.ID == b.ID }) {
 		return err
 	}
-	for _, b := range []budget.Budget{
-		{ID: "demo-month", Tenant: "org_42", Per: budget.PerTenant, Period: budget.Month, Ceiling: 1_000_000 * dollar},
-		{ID: "demo-session", Tenant: "org_42", Per: budget.PerSession, Period: budget.Session, Ceiling: 5 * dollar},
-	} {
-		if slices.ContainsFunc(have, func(v budget.Version) bool { return v.Tenant == b.Tenant && v.ID == b.ID }) {
-			continue
-		}
-		v := budget.Version{Budget: b, Revision: 1, SetAt: now.UTC().Truncate(time.Millisecond), By: "flyball up", Reason: "a budget of the demo"}
-		if err := s.store.SetBudget(ctx, v); err != nil {
-			return fmt.Errorf("setting the demo's budget %s: %w", b.ID, err)
-		}
-	}
-	return nil
+	v := budget.Version{Budget: b, Revision: 1, SetAt: now.UTC().Truncate(time.Millisecond), By: "flyball up", Reason: "a budget of the demo"}
+	return s.store.SetBudget(ctx, v)
 }
 
 // welcome prints the three lines that a newcomer needs, on stdout.

@@ -227,7 +227,7 @@ local otherwise, last = {}, n(ARGV[1])
 for i = 2, #KEYS do
   local key, amount = KEYS[i], ARGV[i + 1]
   local have = redis.call('HMGET', key, 'spent', 'held', 'confirmed')
-  if redis.call('EXISTS', key) == 0 then
+  if not have[1] and not have[2] then
     redis.call('HSET', key, 'as_of', ARGV[2], 'confirmed', amount, 'spent', amount)
     if last > 0 then
       redis.call('SADD', base .. ':counters', key)
@@ -482,7 +482,7 @@ func (b *Budgets) Reconcile(ctx context.Context, tenant string, l Ledger) error 
 }
 
 // seedAtOnce bounds the counters that one script sets: Redis does nothing else meanwhile.
-const seedAtOnce = 500
+const seedAtOnce = 100
 
 // Seed sets counters of one window that Redis does not have by what the ledger knew when it was read, and answers those
 // that it has and that stand otherwise: Reconcile is for these. A new Redis may have to learn of a great many sessions.
