@@ -167,8 +167,14 @@ func (x *External) hold(ctx context.Context, q *question, v *verdict, span usage
 	c, again := &held{id: id, span: span, lapses: now.Add(ttl)}, false
 	if !asks {
 		c.features, c.text = x.o.Predictors.read(q.Text)
+		budgets, known := x.o.Budgets(q.TenantID)
+		bounded := !known || len(budgets) > 0
 		var err error
-		if again, err = x.holds.add(c, now); err != nil {
+		again, err = x.holds.add(c, bounded, now)
+		switch {
+		case errors.Is(err, errTooMany) && !bounded:
+			asks = true // nothing is held of it, so it goes on without being remembered
+		case err != nil:
 			return err
 		}
 	}

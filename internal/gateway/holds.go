@@ -51,8 +51,9 @@ type holds struct {
 	most int // maxHolds where it is 0
 }
 
-// add remembers a call. A call that is open already is the same call, asked about again.
-func (h *holds) add(c *held, now time.Time) (again bool, err error) {
+// add remembers a call. A call that is open already is the same call, asked about again. Those that no budget bounds have
+// half of the room: gateways that settle nothing must not crowd out what is bounded.
+func (h *holds) add(c *held, bounded bool, now time.Time) (again bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if known := h.byID[c.id]; known != nil {
@@ -64,7 +65,11 @@ func (h *holds) add(c *held, now time.Time) (again bool, err error) {
 	for len(h.old) > 0 && !now.Before(h.old[0].forget) {
 		h.drop(h.old[0])
 	}
-	if most := h.limit(); len(h.old) >= most {
+	most := h.limit()
+	if !bounded {
+		most /= 2
+	}
+	if len(h.old) >= most {
 		if first := h.old[0]; first.busy || first.settlement == nil && now.Before(first.lapses) {
 			return false, errTooMany
 		}
