@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Replays real traces through a running Flyball and checks that what ClickHouse then holds is exact, to the
 # token: the Azure code trace twice under one run name, and the Mooncake trace with its cache hits. Before that,
-# counts every recorded provider response again, compares the price book with others' price files and correlates a
+# counts every recorded provider response again and passes it through the gateway, compares the price book with others' price files and correlates a
 # judge's published ratings with people's (tests/data),
 # and prints how often two weeks of the traces, nothing being wrong, page and investigate (tests/stability).
 #
@@ -19,7 +19,7 @@ for file in "$azure" "$mooncake"; do
 done
 
 FLYBALL_DATA=$data FLYBALL=$PWD/bin/flyball go test -count=1 -v ./tests/data
-FLYBALL_DATA=$data go test -count=1 -v -run TestRecordedTraffic ./tests/stability
+FLYBALL_DATA=$data go test -count=1 -v -run TestRecordedTraffic ./tests/stability ./internal/gateway
 
 state=$(mktemp -d)
 up=
