@@ -249,8 +249,8 @@ func TestCountersAreRebuiltFromTheLedger(t *testing.T) {
 	list, _ = read()
 	require.Equal(t, redis.Standing{Spent: 700, Confirmed: 700}, list[0])
 
-	require.Empty(t, r.Overshoot())
+	require.Empty(t, r.overshoot)
 	ledger.spend["tenant"] = 1001
 	require.NoError(t, r.Reconcile(t.Context()))
-	require.Len(t, r.Overshoot(), 1)
+	require.Len(t, r.overshoot, 1)
 }

@@ -283,14 +283,3 @@ func (r *Reconciler) note(b budget.Budget, c budget.Counter, spent budget.Micro)
 	}
 	r.overshoot[name] = over
 }
-
-// Overshoot is by how much each counter's ceiling was overrun, as of the last look: actual spend less the ceiling.
-func (r *Reconciler) Overshoot() map[string]budget.Micro {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	all := make(map[string]budget.Micro, len(r.overshoot))
-	for name, over := range r.overshoot {
-		all[name] = over
-	}
-	return all
-}

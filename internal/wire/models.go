@@ -3,43 +3,7 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
-	"time"
 )
-
-// Model is a model that a gateway offers of its own accord.
-type Model struct {
-	ID      string
-	Name    string    // for people; Anthropic only, the id where it is empty
-	Owner   string    // OpenAI only
-	Created time.Time // zero: unknown
-}
-
-// ListModels is the body of a list of models.
-func ListModels(family Family, models []Model) []byte {
-	entries := make([]json.RawMessage, len(models))
-	for i, m := range models {
-		if family == Anthropic {
-			name := m.Name
-			if name == "" {
-				name = m.ID
-			}
-			entries[i] = marshal(struct {
-				Type      string    `json:"type"`
-				ID        string    `json:"id"`
-				Name      string    `json:"display_name"`
-				CreatedAt time.Time `json:"created_at"`
-			}{"model", m.ID, name, m.Created.UTC()})
-			continue
-		}
-		entries[i] = marshal(struct {
-			ID      string `json:"id"`
-			Object  string `json:"object"`
-			Created int64  `json:"created"`
-			Owner   string `json:"owned_by"`
-		}{m.ID, "model", max(m.Created.Unix(), 0), m.Owner})
-	}
-	return list(family, entries)
-}
 
 // MergeModels makes one list of those that several upstreams of a family gave. Of a model that several have, the first
 // one's entry stays, byte for byte.

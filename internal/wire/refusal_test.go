@@ -3,7 +3,6 @@ package wire
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -61,19 +60,6 @@ func TestRefusalsEndStreams(t *testing.T) {
 	}
 }
 
-func TestListsModelsAsTheProvidersDo(t *testing.T) {
-	t.Parallel()
-	made := time.Date(2026, 1, 2, 5, 4, 5, 0, time.FixedZone("", 2*3600))
-	models := []Model{{ID: "a", Name: "A", Owner: "us", Created: made}, {ID: "b"}}
-	require.JSONEq(t, `{"object":"list","data":[{"id":"a","object":"model","created":1767323045,"owned_by":"us"},
-		{"id":"b","object":"model","created":0,"owned_by":""}]}`, string(ListModels(OpenAI, models)))
-	require.JSONEq(t, `{"data":[{"type":"model","id":"a","display_name":"A","created_at":"2026-01-02T03:04:05Z"},
-		{"type":"model","id":"b","display_name":"b","created_at":"0001-01-01T00:00:00Z"}],"has_more":false,"first_id":"a","last_id":"b"}`,
-		string(ListModels(Anthropic, models)))
-	require.JSONEq(t, `{"object":"list","data":[]}`, string(ListModels(OpenAI, nil)))
-	require.JSONEq(t, `{"data":[],"has_more":false,"first_id":null,"last_id":null}`, string(ListModels(Anthropic, nil)))
-}
-
 func TestMergesListsOfModels(t *testing.T) {
 	t.Parallel()
 	merged, err := MergeModels(OpenAI,
@@ -83,10 +69,13 @@ func TestMergesListsOfModels(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, `{"object":"list","data":[{"id":"a","created":1,"more":[1.50]},{"id":"b"}]}`, string(merged))
 
-	merged, err = MergeModels(Anthropic, []byte(`{"data":[{"id":"x"}],"has_more":true,"last_id":"x"}`), ListModels(Anthropic, []Model{{ID: "y"}}))
+	merged, err = MergeModels(Anthropic, []byte(`{"data":[{"id":"x"}],"has_more":true,"last_id":"x"}`), []byte(`{"data":[{"id":"y"}],"has_more":false}`))
 	require.NoError(t, err)
 	require.Contains(t, string(merged), `"has_more":false,"first_id":"x","last_id":"y"`)
 
+	merged, err = MergeModels(Anthropic)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"data":[],"has_more":false,"first_id":null,"last_id":null}`, string(merged))
 	merged, err = MergeModels(OpenAI)
 	require.NoError(t, err)
 	require.Equal(t, `{"object":"list","data":[]}`, string(merged))
