@@ -102,13 +102,14 @@ func runTrial(t *testing.T, rounds [][]contract.OpenCasesRequest, verdict func(n
 		if v == "" {
 			return contract.PostResult{}, nil
 		}
-		return contract.PostResult{}, env.SignalWorkflowByID(n.ID, contract.Decide, contract.DecideRequest{Verdict: v, Who: "ada", Reason: "seen"})
+		answer(t, env, n.ID, contract.DecideRequest{Verdict: v, Who: "ada", Reason: "seen"})
+		return contract.PostResult{}, nil
 	})
 	env.ExecuteWorkflow(findCases, offers{rounds})
 	require.NoError(t, env.GetWorkflowError())
-	answer, err := env.QueryWorkflowByID(contract.AutonomyID(key.Tenant), contract.State)
+	state, err := env.QueryWorkflowByID(contract.AutonomyID(key.Tenant), contract.State)
 	require.NoError(t, err)
-	require.NoError(t, answer.Get(&tr.ledger))
+	require.NoError(t, state.Get(&tr.ledger))
 	return tr
 }
 

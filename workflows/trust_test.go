@@ -53,7 +53,8 @@ func TestTheEleventhActGoesByItself(t *testing.T) {
 		if n.ID == nth(12) {
 			verdict = contract.DecideRequest{Verdict: contract.Deny, Who: "ada", Reason: "it is the launch"}
 		}
-		return contract.PostResult{}, env.SignalWorkflowByID(n.ID, contract.Decide, verdict)
+		answer(t, env, n.ID, verdict)
+		return contract.PostResult{}, nil
 	})
 	env.OnSignalExternalWorkflow(anyString, anyString, anyString, contract.DecisionMoved, anyString).Return(nil)
 
@@ -84,10 +85,10 @@ func TestTheEleventhActGoesByItself(t *testing.T) {
 	require.Contains(t, asked, nth(13))
 	require.Equal(t, contract.TrustAnswer{Needed: 10, Reason: last[nth(13)].Trust.Reason}, *last[nth(13)].Trust, "the count starts again")
 
-	answer, err := env.QueryWorkflowByID(contract.AutonomyID(key.Tenant), contract.State)
+	state, err := env.QueryWorkflowByID(contract.AutonomyID(key.Tenant), contract.State)
 	require.NoError(t, err)
 	var ledger contract.AutonomyState
-	require.NoError(t, answer.Get(&ledger))
+	require.NoError(t, state.Get(&ledger))
 	require.Equal(t, 1, ledger.Classes["downgrade"].Approved, "of the thirteenth")
 	require.Equal(t, 1, ledger.Classes["downgrade"].Granted)
 }
@@ -121,6 +122,12 @@ func oneTenant(ctx workflow.Context, modes []contract.Mode) error {
 	return nil
 }
 
+// answer signals a verdict to a decision, as a person does who was just asked. The environment's own loop sends it:
+// activities run beside that loop, which keeps its workflows in a map without a lock.
+func answer(t *testing.T, env *testsuite.TestWorkflowEnvironment, id string, verdict contract.DecideRequest) {
+	env.RegisterDelayedCallback(func() { require.NoError(t, env.SignalWorkflowByID(id, contract.Decide, verdict)) }, 0)
+}
+
 // inEnv is the client by which activities speak to the workflows of a test environment.
 type inEnv struct {
 	activities.Temporal // what the test does not need
@@ -131,15 +138,21 @@ func (c inEnv) NewWithStartWorkflowOperation(client.StartWorkflowOptions, any, .
 	return nil // the workflow runs already
 }
 
+// UpdateWithStartWorkflow has the environment's own loop send the update: it keeps updates in a map without a lock.
 func (c inEnv) UpdateWithStartWorkflow(_ context.Context, o client.UpdateWithStartWorkflowOptions) (client.WorkflowUpdateHandle, error) {
 	u := o.UpdateOptions
 	h := &updateHandle{done: make(chan struct{})}
 	fail := func(err error) { h.err = err; close(h.done) }
-	err := c.env.UpdateWorkflowByID(u.WorkflowID, u.UpdateName, u.UpdateID, &testsuite.TestUpdateCallback{
-		OnAccept: func() {}, OnReject: fail,
-		OnComplete: func(result any, err error) { h.result = result; fail(err) },
-	}, u.Args...)
-	return h, err
+	c.env.RegisterDelayedCallback(func() {
+		err := c.env.UpdateWorkflowByID(u.WorkflowID, u.UpdateName, u.UpdateID, &testsuite.TestUpdateCallback{
+			OnAccept: func() {}, OnReject: fail,
+			OnComplete: func(result any, err error) { h.result = result; fail(err) },
+		}, u.Args...)
+		if err != nil {
+			fail(err)
+		}
+	}, 0)
+	return h, nil
 }
 
 // updateHandle is an update on its way.
