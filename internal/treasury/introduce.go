@@ -3,7 +3,6 @@ package treasury
 import (
 	"context"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/flyball-dev/flyball/internal/budget"
@@ -18,8 +17,7 @@ const introduced = "ledger"
 // it is never granted from as if nothing had been spent. Minutes of which the ledger may yet get more are told one by one,
 // as a process would, and confirmed when the ledger has all of them.
 //
-// There may be millions of sessions: only those are told of that have spent half of the ceiling. Another is looked
-// for when it calls next.
+// There may be very many sessions: those that call no more are set at once.
 func (r *Reconciler) Introduce(ctx context.Context, b budget.Budget) error {
 	counters, err := r.Redis.Budgets(ctx)
 	if err != nil {
@@ -43,7 +41,6 @@ func (r *Reconciler) Introduce(ctx context.Context, b budget.Budget) error {
 	if err != nil {
 		return err
 	}
-	all := maps.Clone(whole)
 	minutes := map[string][]redis.Told{}
 	for minute := cut; !minute.After(now); minute = minute.Add(time.Minute) {
 		part, err := r.spend(ctx, b, minute, minute.Add(time.Minute))
@@ -53,22 +50,32 @@ func (r *Reconciler) Introduce(ctx context.Context, b budget.Budget) error {
 		for of, spent := range part {
 			c := budget.Counter{Budget: b.ID, Of: of, Window: window}
 			minutes[of] = append(minutes[of], redis.Told{Counter: c, Process: introduced, Minute: minute, Total: spent})
-			all[of] += spent
 		}
 	}
 	upTo, earlier := minutesUpTo(spools, cut)
-	for of, spent := range all {
-		if b.Per == budget.PerSession && spent < b.Ceiling/2 {
-			continue
+	reconcile := func(c budget.Counter) error {
+		return counters.Reconcile(ctx, b.Tenant, redis.Ledger{At: at, Counter: c, Spent: whole[c.Of], UpTo: upTo, Earlier: earlier})
+	}
+	var quiet []budget.Counter
+	for of := range whole {
+		if len(minutes[of]) == 0 {
+			quiet = append(quiet, budget.Counter{Budget: b.ID, Of: of, Window: window})
 		}
-		c := budget.Counter{Budget: b.ID, Of: of, Window: window}
-		if err := counters.Reconcile(ctx, b.Tenant, redis.Ledger{At: at, Counter: c, Spent: whole[of], UpTo: upTo, Earlier: earlier}); err != nil {
+	}
+	known, err := counters.Seed(ctx, b.Tenant, at, quiet, func(c budget.Counter) budget.Micro { return whole[c.Of] })
+	if err != nil {
+		return err
+	}
+	for _, c := range known {
+		if err := reconcile(c); err != nil {
 			return err
 		}
-		if len(minutes[of]) == 0 {
-			continue
+	}
+	for of, told := range minutes {
+		if err := reconcile(budget.Counter{Budget: b.ID, Of: of, Window: window}); err != nil {
+			return err
 		}
-		if err := counters.Settle(ctx, b.Tenant, leasePrefix+introduced, nil, minutes[of]); err != nil { // there is no such hold
+		if err := counters.Settle(ctx, b.Tenant, leasePrefix+introduced, nil, told); err != nil { // there is no such hold
 			return err
 		}
 	}

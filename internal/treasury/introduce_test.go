@@ -60,7 +60,8 @@ func TestNewBudgetsKnowWhatWasSpent(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC().Truncate(24 * time.Hour).Add(36*time.Hour + 30*time.Minute + 40*time.Second) // tomorrow, 12:30:40: Redis has a clock too
 	ledger := &costs{spool: now.Add(-70 * time.Second), calls: []cost{                                   // the ledger has all of up to 12:29
-		{now.Add(-2 * time.Hour), "k1", "s1", "m1", 60},
+		{now.Add(-2 * time.Hour), "k1", "s1", "m1", 55},
+		{now.Add(-2 * time.Hour), "k1", "s3", "m1", 5},
 		{now.Add(-65 * time.Second), "k1", "s1", "m1", 20}, // 12:29
 		{now.Add(-5 * time.Second), "k2", "s2", "m1", 7},   // 12:30
 		{now.AddDate(0, 0, -2), "k1", "s0", "m1", 1000},    // not of today
@@ -103,8 +104,9 @@ func TestNewBudgetsKnowWhatWasSpent(t *testing.T) {
 	require.Equal(t, http.StatusOK, put("one", `{"per":"key","only":"k2","period":"day","ceiling_usd":0.0001,"who":"ann"}`).Code)
 	require.EqualValues(t, 7, spent("one", budget.Call{Key: "k2"}))
 	require.Equal(t, http.StatusOK, put("talks", `{"per":"session","period":"session","ceiling_usd":0.0001,"who":"ann"}`).Code)
-	require.EqualValues(t, 80, spent("talks", budget.Call{Session: "s1"}))
-	require.Zero(t, spent("talks", budget.Call{Session: "s2"}), "it is far from its ceiling")
+	require.EqualValues(t, 75, spent("talks", budget.Call{Session: "s1"}))
+	require.EqualValues(t, 7, spent("talks", budget.Call{Session: "s2"}))
+	require.EqualValues(t, 5, spent("talks", budget.Call{Session: "s3"}), "however far it is from its ceiling")
 
 	// The very first call is refused where the ceiling is below what was spent.
 	require.Eventually(t, func() bool {
